@@ -1,0 +1,1 @@
+"""Judging: what `format test` and `inspect` measure, and the pictures they draw."""

@@ -1,0 +1,1 @@
+"""Training: one loop, an objective for each network, and the run folder on disk."""
