@@ -37,19 +37,23 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def section(name: str, owner: "type[Any] | Mapping[str, Any]", meaning: str, default: str = "") -> Any:
+def section(
+    name: str,
+    owner: "type[Any] | Mapping[str, Any]",
+    meaning: str,
+    *,
+    default: str = "",
+    defaults: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Any:
     """A field of a settings file: the TOML table `name`, holding a config class.
 
     `owner` is the class, or a table of named classes that each have a `Config` with a `name`; then the key `name` of
-    the TOML table selects one, `default` unless said. A name added to the table is at once a legal value.
+    the TOML table selects one, `default` unless said. A name added to the table is at once a legal value. `defaults`
+    replace the class's own in this section.
     """
-    if isinstance(owner, type):
-        factory: Any = owner
-    else:
-        factory = owner[default].Config
-    return dataclasses.field(
-        default_factory=factory, metadata={"section": name, "owner": owner, "default": default, "meaning": meaning}
-    )
+    factory: Any = owner if isinstance(owner, type) else owner[default].Config
+    metadata = {"section": name, "owner": owner, "default": default, "defaults": defaults, "meaning": meaning}
+    return dataclasses.field(default_factory=lambda: factory(**defaults), metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,11 @@ def read(cls: type[T], text: str, file: str, overrides: Sequence[str] = ()) -> t
     return _build_sections(cls, table, source), source
 
 
+def assemble(cls: type[T], table: Table) -> T:
+    """A settings dataclass from a table of sections, as strictly as `read`: for presets, which are not files."""
+    return _build_sections(cls, table, Source())
+
+
 def _build_sections(cls: type[T], table: Table, source: Source) -> T:
     fields = {field.metadata["section"]: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values: Table = {}
@@ -171,6 +180,7 @@ def _refuse_unknown_sections(table: Table, known: list[str], source: Source) -> 
 
 def _build_section(field: "dataclasses.Field[Any]", table: Table, source: Source) -> Any:
     owner, name = field.metadata["owner"], field.metadata["section"]
+    table = {**field.metadata["defaults"], **table}
     if isinstance(owner, type):
         return build(owner, table, source, name)
     chosen = table.get("name", field.metadata["default"])

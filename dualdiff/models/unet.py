@@ -4,10 +4,16 @@ Source: Karras et al. 2023, "Analyzing and Improving the Training Dynamics of Di
 Letters: B batch, C channels, F frequency rows, N columns of time, K games, E width of the embedding.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
 
 from dualdiff.config import setting
+from dualdiff.models.layers import Attention, Block, FourierFeatures, MPConv
+from dualdiff.models.layers import mp_cat, mp_silu, mp_sum, position_channels, unit, with_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,3 +29,118 @@ class UNetConfig:
     head_channels: int = setting(64, "channels of an attention head", minimum=8)
     embedding_channels: int = setting(256, "width of the noise and label embedding", minimum=16)
     dropout: float = setting(0.0, "share of activations dropped in training", minimum=0, below=1)
+
+
+class UNet(nn.Module):
+    """The EDM2 network F(c_in x, c_noise, games). It knows neither sigma nor preconditioning.
+
+    `uncertainty` belongs to the loss: the logarithm u of the variance that the loss expects at a noise level.
+    `compute_dtype` is the type of the body; inputs, outputs and the embedding stay float32.
+    """
+
+    Config = UNetConfig
+    positions: Tensor
+
+    def __init__(self, config: UNetConfig, *, channels: int, games: int, frequencies: Tensor) -> None:
+        super().__init__()
+        self.config, self.channels, self.games = config, channels, games
+        self.compute_dtype = torch.float32
+        self.register_buffer("positions", position_channels(frequencies), persistent=False)
+        widths = [config.base_channels * mult for mult in config.channel_mults]
+        width = config.embedding_channels
+        self.noise_features = FourierFeatures(widths[0])
+        self.noise_embedding = MPConv(widths[0], width, kernel=0)
+        self.label_embedding = MPConv(games, width, kernel=0)
+        self.null_embedding = nn.Parameter(torch.randn(width))
+        self.uncertainty = Uncertainty()
+        self.encoder = nn.ModuleList(self._encoder(widths))
+        self.decoder = nn.ModuleList(self._decoder(widths))
+        self.output = MPConv(widths[0], channels)
+        self.output_gain = nn.Parameter(torch.zeros(()))
+
+    def _block(self, level: int, source: int, target: int, kind: Any, resample: Any = "keep", attend: bool = True) -> Block:
+        config = self.config
+        kinds: tuple[Any, ...] = ("plane",) if config.attention == "full" else ("row", "column")
+        attention = [Attention(target, config.head_channels, along) for along in kinds] if self._attends(level) and attend else []
+        return Block(
+            source,
+            target,
+            kind,
+            resample=resample,
+            embedding=config.embedding_channels,
+            dropout=config.dropout,
+            attention=attention,
+        )
+
+    def _attends(self, level: int) -> bool:
+        return level >= len(self.config.channel_mults) - self.config.attention_levels
+
+    def _encoder(self, widths: list[int]) -> Iterator[nn.Module]:
+        yield MPConv(self.channels + 2, widths[0])
+        for level, width in enumerate(widths):
+            if level:
+                yield self._block(level, widths[level - 1], widths[level - 1], "encoder", "down", attend=False)
+            for index in range(self.config.blocks):
+                yield self._block(level, widths[max(level - 1, 0)] if index == 0 else width, width, "encoder")
+
+    def _decoder(self, widths: list[int]) -> Iterator[nn.Module]:
+        skips = [widths[0]]
+        for level, width in enumerate(widths):
+            skips += ([widths[level - 1]] if level else []) + [width] * self.config.blocks
+        current = widths[-1]
+        for level in reversed(range(len(widths))):
+            if level == len(widths) - 1:
+                yield self._block(level, current, current, "decoder")
+                yield self._block(level, current, current, "decoder", attend=False)
+            else:
+                yield self._block(level, current, current, "decoder", "up", attend=False)
+            for _ in range(self.config.blocks + 1):
+                yield Skipped(self._block(level, current + skips.pop(), widths[level], "decoder"))
+                current = widths[level]
+
+    def embed(self, c_noise: Tensor, games: Tensor) -> Tensor:
+        """The modulation (B, E) of noise levels (B,) and game weights (B, K); a row of zeros means no game."""
+        rms = games.square().mean(dim=1, keepdim=True).sqrt()
+        labelled = self.label_embedding(games / rms.clamp_min(1e-12))
+        label = torch.where(rms > 0, labelled, unit(self.null_embedding, 0).expand_as(labelled))
+        return mp_silu(mp_sum(self.noise_embedding(self.noise_features(c_noise)), label))
+
+    def forward(self, x: Tensor, c_noise: Tensor, games: Tensor) -> Tensor:
+        """(B, C, F, N), (B,) and (B, K) to (B, C, F, N); F and N must be multiples of 2^(levels - 1)."""
+        embedding = self.embed(c_noise, games)
+        x = with_positions(x, self.positions).to(self.compute_dtype)
+        skips: list[Tensor] = []
+        for block in self.encoder:
+            x = block(x, embedding) if isinstance(block, Block) else block(x)
+            skips.append(x)
+        for block in self.decoder:
+            x = block(x, skips.pop(), embedding) if isinstance(block, Skipped) else block(x, embedding)
+        return self.output(x).float() * self.output_gain
+
+
+class Skipped(nn.Module):
+    """A decoder block that first joins what the encoder saw at the same place."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
+        """(B, C, F, N) and the encoder's (B, C', F, N) to (B, out, F, N)."""
+        out: Tensor = self.block(mp_cat(x, skip), embedding)
+        return out
+
+
+class Uncertainty(nn.Module):
+    """u(sigma): the log variance that the loss expects at a noise level; 0 before training (EDM2 eq. 21)."""
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        self.features = FourierFeatures(width)
+        self.linear = MPConv(width, 1, kernel=0)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """(B,) to (B,)."""
+        u: Tensor = self.linear(self.features(c_noise))[:, 0] * self.gain
+        return u

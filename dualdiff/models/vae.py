@@ -3,10 +3,17 @@
 Letters: B batch, C channels, F frequency bins, N frames.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch import Tensor, nn
+
 from dualdiff.config import setting
+from dualdiff.models.layers import Block, MPConv, position_channels, with_positions
+from dualdiff.types import Latents, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,3 +27,79 @@ class VAEConfig:
     decoder_blocks: int = setting(3, "blocks per level on the way out", minimum=1)
     latent_channels: int = setting(4, "channels of the latents", minimum=1)
     target_snr: float = setting(16.0, "amplitude of a latent over its noise (r)", above=0)
+
+
+class VAE(nn.Module):
+    """Encoder and decoder with one fixed variance for every latent.
+
+    A latent is N(mu, v) with v = 1/(r^2 + 1) for the target signal-to-noise ratio r, so that drawn latents have unit
+    variance when mu has RMS r/sqrt(r^2 + 1). `encode` gives the mode mu, `draw` a latent as the decoder is trained on.
+    """
+
+    Config = VAEConfig
+    positions: Tensor
+    latent_positions: Tensor
+
+    def __init__(self, config: VAEConfig, *, channels: int, frequencies: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = torch.float32
+        self.reduction: int = 2 ** (len(config.channel_mults) - 1)
+        rows = frequencies.double().log2().unflatten(0, (-1, self.reduction)).mean(1).exp2()
+        self.latent_frequencies = rows
+        self.register_buffer("positions", position_channels(frequencies), persistent=False)
+        self.register_buffer("latent_positions", position_channels(rows), persistent=False)
+        widths = [config.base_channels * mult for mult in config.channel_mults]
+        self.encoder = nn.Sequential(*self._encoder(channels + 2, widths))
+        self.decoder = nn.Sequential(*self._decoder(channels, widths))
+        self.latent_gain = nn.Parameter(torch.ones(()))
+        self.sample_gain = nn.Parameter(torch.ones(()))
+
+    def _encoder(self, channels: int, widths: list[int]) -> Iterator[nn.Module]:
+        yield MPConv(channels, widths[0])
+        for level, width in enumerate(widths):
+            if level:
+                yield Block(widths[level - 1], widths[level - 1], "encoder", resample="down")
+            for index in range(self.config.encoder_blocks):
+                yield Block(widths[max(level - 1, 0)] if index == 0 else width, width, "encoder")
+        yield MPConv(widths[-1], self.config.latent_channels)
+
+    def _decoder(self, channels: int, widths: list[int]) -> Iterator[nn.Module]:
+        yield MPConv(self.config.latent_channels + 2, widths[-1])
+        yield Block(widths[-1], widths[-1], "decoder")
+        yield Block(widths[-1], widths[-1], "decoder")
+        current = widths[-1]
+        for level in reversed(range(len(widths))):
+            if level < len(widths) - 1:
+                yield Block(current, current, "decoder", resample="up")
+            for _ in range(self.config.decoder_blocks):
+                yield Block(current, widths[level], "decoder")
+                current = widths[level]
+        yield MPConv(widths[0], channels)
+
+    @property
+    def noise_std(self) -> float:
+        """The standard deviation of every latent: 1/sqrt(r^2 + 1)."""
+        return 1 / math.sqrt(self.config.target_snr**2 + 1)
+
+    @property
+    def context_frames(self) -> int:
+        """Frames on each side that a latent of the encoder sees at most, in whole latents."""
+        per_level = 2 * self.config.encoder_blocks + 2
+        reach = sum(per_level * 2**level for level in range(len(self.config.channel_mults))) + 2 * self.reduction
+        return -(-reach // self.reduction) * self.reduction
+
+    def encode(self, sample: Sample) -> Latents:
+        """The mode of the latents: (B, C, F, N) to (B, latent channels, F/8, N/8); N a multiple of 8."""
+        mode: Tensor = self.encoder(with_positions(sample, self.positions).to(self.compute_dtype)).float()
+        return mode * self.latent_gain
+
+    def draw(self, mode: Latents, generator: torch.Generator) -> Latents:
+        """The mode plus the latents' own noise."""
+        noise = torch.randn(mode.shape, generator=generator, device=generator.device).to(mode.device)
+        return mode + self.noise_std * noise
+
+    def decode(self, latents: Latents) -> Sample:
+        """(B, latent channels, F/8, N/8) to (B, C, F, N)."""
+        sample: Tensor = self.decoder(with_positions(latents, self.latent_positions).to(self.compute_dtype)).float()
+        return sample * self.sample_gain

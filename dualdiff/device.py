@@ -1,0 +1,69 @@
+"""Which device and which precision to compute on: asked for, or chosen by what the machine is fast at."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from dualdiff.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+PrecisionName = Literal["auto", "float32", "bfloat16"]
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" takes a CUDA GPU, else Apple's, else the CPU.
+
+    Raises:
+        UsageError: the device asked for is not on this machine.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, here in present.items() if here)
+    if not present.get(name.partition(":")[0], False):
+        raise UsageError(f'device "{name}" is not on this machine', "use device auto or cpu; `dualdiff doctor` says what is here")
+    return torch.device(name)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32: GPUs since Ampere, CPUs with matrix units (AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+        return bool(probe and probe())
+    return False
+
+
+def select_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type that network bodies compute in; "auto" is bfloat16 where that is fast, else float32."""
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def compiled(network: nn.Module, device: torch.device) -> Callable[..., Any]:
+    """The network as one compiled graph on a GPU; elsewhere, or where compiling fails, the network itself.
+
+    A failure shows at the first call: then one line is logged, and the plain network answers from there on.
+    """
+    if device.type != "cuda":
+        return network
+    fast: Callable[..., Any] = torch.compile(network, fullgraph=True)
+    chosen = [fast]
+
+    def call(*inputs: Any) -> Any:
+        try:
+            return chosen[0](*inputs)
+        except Exception as error:
+            if chosen[0] is not fast or not type(error).__module__.startswith("torch._"):
+                raise
+            log.warning("not compiled, so slower: %s", str(error).strip().splitlines()[0])
+            chosen[0] = network
+            return network(*inputs)
+
+    return call

@@ -1,0 +1,149 @@
+"""The content of `dualdiff.toml`: one dataclass made of the configs of those who own them, and the presets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dualdiff import config
+from dualdiff.config import Source, Table, section, setting
+from dualdiff.data.latents import EncodeConfig
+from dualdiff.data.ledger import DatasetConfig
+from dualdiff.device import DeviceName, PrecisionName
+from dualdiff.diffusion.noise import NoiseConfig
+from dualdiff.errors import ConfigError, UsageError, did_you_mean
+from dualdiff.formats import FORMATS
+from dualdiff.losses.spectral import SpectralLossConfig
+from dualdiff.models.unet import UNetConfig
+from dualdiff.models.vae import VAEConfig
+from dualdiff.pipeline import GenerateConfig
+from dualdiff.training.config import TrainConfig
+from dualdiff.training.unet import UNetObjectiveConfig
+from dualdiff.training.vae import VAEObjectiveConfig
+
+FILE_NAME = "dualdiff.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectConfig:
+    """What holds for the whole project."""
+
+    name: str = setting("my-music", "name of the project, shown in models")
+    seed: int = setting(0, "seed of every random choice", minimum=0)
+    device: DeviceName = setting("auto", "where to compute")
+    precision: PrecisionName = setting("auto", "numbers inside the networks; auto: bfloat16 where it is fast")
+    compile: bool = setting(True, "compile the networks on a GPU (falls back where compiling fails)")
+
+
+def _training(name: str, meaning: str, **defaults: Any) -> Any:
+    return section(name, TrainConfig, meaning, defaults=defaults)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting of a project, one field per section of the file."""
+
+    project: ProjectConfig = section("project", ProjectConfig, "the project as a whole")
+    dataset: DatasetConfig = section("dataset", DatasetConfig, "which music, and how it is labelled")
+    format: Any = section("format", FORMATS, "waveform to sample and back", default="mel")
+    vae: VAEConfig = section("vae", VAEConfig, "the size of the VAE")
+    vae_loss: VAEObjectiveConfig = section("vae.loss", VAEObjectiveConfig, "what the VAE is trained for")
+    vae_spectral: SpectralLossConfig = section("vae.spectral", SpectralLossConfig, "the spectral loss of the VAE")
+    vae_train: TrainConfig = _training(
+        "vae.train", "the training of the VAE", run="vae", steps=60000, crop_s=4.096, batch_size=16, decay_after_steps=20000
+    )
+    encode: EncodeConfig = section("encode", EncodeConfig, "tracks to latents")
+    unet: UNetConfig = section("unet", UNetConfig, "the size of the UNet")
+    unet_loss: UNetObjectiveConfig = section("unet.loss", UNetObjectiveConfig, "what the UNet is trained for")
+    unet_noise: NoiseConfig = section("unet.noise", NoiseConfig, "the noise levels of training")
+    unet_train: TrainConfig = _training(
+        "unet.train", "the training of the UNet", run="unet", steps=200000, crop_s=40.96, batch_size=32, decay_after_steps=35000
+    )
+    generate: GenerateConfig = section("generate", GenerateConfig, "how clips are written")
+
+
+SMALL: Table = {}
+
+NANO: Table = {
+    "vae": {"base_channels": 16, "channel_mults": [1, 2, 3, 4], "encoder_blocks": 1, "decoder_blocks": 1},
+    "unet": {"base_channels": 32, "embedding_channels": 128, "blocks": 1},
+}
+
+SEED: Table = {
+    "vae": {"base_channels": 96, "channel_mults": [1, 2, 3, 5], "encoder_blocks": 3, "decoder_blocks": 4},
+    "unet": {"base_channels": 192, "channel_mults": [1, 2, 3, 4], "blocks": 3, "embedding_channels": 768},
+}
+
+PRESETS: dict[str, tuple[Table, str]] = {
+    "nano": (NANO, "minutes on two CPU cores: a sketch that shows the chain at work"),
+    "small": (SMALL, "a day or two on one consumer GPU"),
+    "seed": (SEED, "the full size of the design: a large GPU, weeks"),
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """An opened project: its folder, its settings, and where each of them stands."""
+
+    root: Path
+    settings: Settings
+    source: Source
+
+    def path(self, relative: str) -> Path:
+        """A path of the settings, taken from the project's folder unless it is absolute."""
+        return self.root / Path(relative).expanduser()
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's path."""
+        return self.root / "dataset.jsonl"
+
+    def error(self, key: str, problem: str, hint: str = "") -> ConfigError:
+        """A ConfigError about the setting `key`, naming file, line and key."""
+        return ConfigError(f"{self.source.where(key)}: {key} {problem}", hint)
+
+
+def preset(name: str) -> Settings:
+    """The settings of a preset.
+
+    Raises:
+        UsageError: there is no such preset.
+    """
+    if name not in PRESETS:
+        hint = did_you_mean(name, PRESETS) or f"presets: {', '.join(PRESETS)}"
+        raise UsageError(f'there is no preset "{name}"', hint)
+    return config.assemble(Settings, PRESETS[name][0])
+
+
+def open_project(root: Path, overrides: Sequence[str] = ()) -> Project:
+    """Read `dualdiff.toml` in the folder `root`, with `section.key=value` overrides on top.
+
+    Raises:
+        ConfigError: there is no such file, it cannot be read, or it holds what cannot be.
+    """
+    path = root / FILE_NAME
+    if not path.is_file():
+        raise ConfigError(f"there is no {FILE_NAME} in {root.resolve()}", "`dualdiff init` writes one; or name its folder with --project")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", "it must be a UTF-8 text file") from error
+    settings, source = config.read(Settings, text, FILE_NAME, overrides)
+    return Project(root, settings, source)
+
+
+def example_toml() -> str:
+    """The text of `dualdiff.toml.example`: every setting with its default and one line of meaning."""
+    heading = (
+        "Every setting of dualdiff with its default, which is the `small` preset.\n"
+        "`dualdiff init` writes this file as dualdiff.toml; what you leave out keeps its default."
+    )
+    return config.write(Settings(), heading)
+
+
+def project_toml(preset_name: str, name: str) -> str:
+    """The text of a new project's `dualdiff.toml`."""
+    table = config.merge(PRESETS[preset_name][0] if preset_name in PRESETS else {}, {"project": {"name": name}})
+    preset(preset_name)
+    heading = f"Settings of a dualdiff project, from the preset `{preset_name}`: {PRESETS[preset_name][1]}."
+    return config.write(config.assemble(Settings, table), heading)

@@ -1,0 +1,288 @@
+"""A model folder on disk: JSON and safetensors, chained by hashes. The only reader and writer of weights to share.
+
+    model.json      what lies here, with the hash of each part; written last, so that a folder is whole or not there
+    format.json     the format's constants
+    vae.json        architecture and ancestry;  vae.safetensors the weights
+    unet.json       architecture, ancestry, latent statistics;  unet.safetensors the weights
+    labels.json     the games, in the order of the UNet's labels
+    README.md       the model card
+
+A hash covers a part's JSON and weights and its parents' hashes, so that two parts belong together or are refused.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from dualdiff import config as configs
+from dualdiff.errors import DataError
+from dualdiff.files import hash_of, sha256_of, write_bytes_atomically, write_json_atomically, write_text_atomically
+from dualdiff.formats import FORMATS, Format
+from dualdiff.models import MODELS, UNet, VAE
+from dualdiff.models.layers import bake
+from dualdiff.types import Latents, Sample
+
+VERSION = 1
+"""The version of the folder's layout; a folder of a newer one is refused."""
+
+SIGMA_DATA = 0.5
+"""The standard deviation that latents are normalised to before diffusion."""
+
+
+@dataclass(frozen=True)
+class VAEModel:
+    """A format and a VAE that belong together, ready to use."""
+
+    folder: Path
+    format: Format
+    vae: VAE
+    format_hash: str
+    vae_hash: str
+
+    @property
+    def context_frames(self) -> int:
+        """Frames on each side that a latent sees at most."""
+        return self.vae.context_frames
+
+    def encode(self, sample: Sample) -> Latents:
+        """The mode of the latents of a sample; see `VAE.encode`."""
+        with torch.inference_mode():
+            return self.vae.encode(sample.to(self.vae.positions.device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpace:
+    """How latents are normalised for diffusion, and the noise level below which they are the VAE's own noise."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sigma_min: float
+
+    def normalise(self, latents: Latents) -> Latents:
+        """(B, C, F, N) of the VAE to mean 0 and standard deviation `SIGMA_DATA` per channel."""
+        mean, std = self._broadcast(latents)
+        return (latents - mean) / std * SIGMA_DATA
+
+    def restore(self, latents: Latents) -> Latents:
+        """The inverse of `normalise`."""
+        mean, std = self._broadcast(latents)
+        return latents / SIGMA_DATA * std + mean
+
+    def _broadcast(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(torch.tensor(values, device=like.device)[:, None, None] for values in (self.mean, self.std))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole model: format, VAE, UNet and the games it knows, with the hash that names it."""
+
+    vae_model: VAEModel
+    unet: UNet
+    space: LatentSpace
+    games: tuple[str, ...]
+    unet_hash: str
+    facts: Mapping[str, Any]
+
+
+def format_hash(format: Format) -> str:  # noqa: A002 - the chain's own word
+    """What names a format: the hash of its constants."""
+    return hash_of(configs.plain(format.config))
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's parameters and persistent buffers by name, contiguous, on the CPU."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as safetensors, atomically."""
+    write_bytes_atomically(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read named tensors.
+
+    Raises:
+        DataError: the file is missing or is not safetensors.
+    """
+    try:
+        return load(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing", "the folder is not whole: make or copy it again") from error
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read as safetensors: {error}", "make or copy it again") from error
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Copy named tensors into a module, keeping its memory layout.
+
+    Raises:
+        DataError: names or shapes differ.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() ^ tensors.keys())
+    if missing:
+        raise DataError(f"{what} does not fit its architecture: {missing[0]} is only on one side", "it belongs to another model")
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise DataError(f"{what} does not fit its architecture: {name} has shape {tuple(tensors[name].shape)}", "it belongs to another model")
+        tensor.copy_(tensors[name])
+
+
+def save_vae(folder: Path, format: Format, vae: VAE, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str) -> None:  # noqa: A002
+    """Write a model folder that holds a format and a VAE."""
+    parts = {"format": format_hash(format)}
+    write_json_atomically(folder / "format.json", configs.plain(format.config))
+    parts["vae"] = _save_part(folder, "vae", configs.plain(vae.config), weights, {"format": parts["format"]}, facts)
+    _finish(folder, parts, card)
+
+
+def save_unet(folder: Path, vae_model: VAEModel, unet: UNet, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str) -> None:
+    """Write a whole model folder: copies of the format and VAE it was trained on, then the UNet.
+
+    `facts` must hold "games", "latent_mean", "latent_std" and "sigma_min": what generation needs besides weights.
+    """
+    for name in ("format.json", "vae.json", "vae.safetensors"):
+        write_bytes_atomically(folder / name, (vae_model.folder / name).read_bytes())
+    parts = {"format": vae_model.format_hash, "vae": vae_model.vae_hash}
+    write_json_atomically(folder / "labels.json", list(facts["games"]))
+    parts["unet"] = _save_part(folder, "unet", configs.plain(unet.config), weights, parts, facts)
+    _finish(folder, parts, card)
+
+
+def _save_part(
+    folder: Path,
+    part: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    parents: Mapping[str, str],
+    facts: Mapping[str, Any],
+) -> str:
+    save_tensors(folder / f"{part}.safetensors", weights)
+    description = {"config": dict(config), "parents": dict(parents), "facts": dict(facts)}
+    write_json_atomically(folder / f"{part}.json", description)
+    return _part_hash(folder, part, description)
+
+
+def _part_hash(folder: Path, part: str, description: Mapping[str, Any]) -> str:
+    return hash_of({"json": description, "weights": sha256_of(folder / f"{part}.safetensors")})
+
+
+def _finish(folder: Path, parts: Mapping[str, str], card: str) -> None:
+    write_text_atomically(folder / "README.md", card)
+    write_json_atomically(folder / "model.json", {"dualdiff_model": VERSION, "parts": dict(parts)})
+
+
+def read_model_json(folder: Path) -> dict[str, Any]:
+    """What a model folder says it holds.
+
+    Raises:
+        DataError: the folder is missing, is no model, or is of a newer version.
+    """
+    path = folder / "model.json"
+    if not path.is_file():
+        what = "there is no folder" if not folder.exists() else "there is no model (no model.json) in"
+        raise DataError(f"{what} {folder}", "`dualdiff vae train` and `dualdiff unet train` write models; check the path")
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("parts"), dict):
+        raise DataError(f"{path} does not describe a dualdiff model", "copy the model again")
+    if found.get("dualdiff_model") != VERSION:
+        raise DataError(f"{folder} is of model version {found.get('dualdiff_model')}, this is version {VERSION}", "update dualdiff")
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: it is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing", "the folder is not whole: make or copy it again") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}", "make or copy it again") from error
+
+
+def _read_part(folder: Path, part: str, parts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if part not in parts:
+        raise DataError(f"{folder} holds no {part} (it holds {', '.join(parts)})", f"`dualdiff {part} train` makes one")
+    description = read_json(folder / f"{part}.json")
+    weights = load_tensors(folder / f"{part}.safetensors")
+    if _part_hash(folder, part, description) != parts[part]:
+        raise DataError(f"the {part} in {folder} is not the one that its model.json names", "files were mixed or cut short: make or copy it again")
+    for parent, expected in description["parents"].items():
+        if parts.get(parent) != expected:
+            raise DataError(f"the {part} in {folder} was made with another {parent} than lies beside it", "files were mixed: make or copy it again")
+    return description, weights
+
+
+def load_format(folder: Path, device: str | torch.device = "cpu") -> Format:
+    """The format of a model folder.
+
+    Raises:
+        DataError: it is missing, unknown, or not the one that `model.json` names.
+    """
+    parts = read_model_json(folder)["parts"]
+    table = read_json(folder / "format.json")
+    if table.get("name") not in FORMATS:
+        raise DataError(f"{folder} uses the format {table.get('name')}, which is not known here", "register it, or update dualdiff")
+    kind = FORMATS[table["name"]]
+    made: Format = kind(configs.build(kind.Config, table, configs.Source(str(folder / "format.json"))), device=device)
+    if format_hash(made) != parts["format"]:
+        raise DataError(f"the format in {folder} is not the one that its model.json names", "files were mixed: copy it again")
+    return made
+
+
+def load_vae(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> VAEModel:
+    """The format and VAE of a model folder, baked for inference.
+
+    Raises:
+        DataError: something is missing, broken, newer, or does not belong together.
+    """
+    parts = read_model_json(folder)["parts"]
+    made = load_format(folder, device)
+    description, weights = _read_part(folder, "vae", parts)
+    source = configs.Source(str(folder / "vae.json"))
+    kind = MODELS[description["config"]["name"]]
+    vae = kind(configs.build(kind.Config, description["config"], source), channels=made.channels, frequencies=made.frequencies())
+    load_into(vae, weights, f"the vae in {folder}")
+    return VAEModel(folder, made, ready(vae, device, dtype), parts["format"], parts["vae"])
+
+
+def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+    """A whole model, baked for inference.
+
+    Raises:
+        DataError: something is missing, broken, newer, or does not belong together.
+    """
+    parts = read_model_json(folder)["parts"]
+    description, weights = _read_part(folder, "unet", parts)
+    vae_model = load_vae(folder, device, dtype)
+    facts = description["facts"]
+    source = configs.Source(str(folder / "unet.json"))
+    kind = MODELS[description["config"]["name"]]
+    unet = kind(
+        configs.build(kind.Config, description["config"], source),
+        channels=vae_model.vae.config.latent_channels,
+        games=len(facts["games"]),
+        frequencies=vae_model.vae.latent_frequencies,
+    )
+    load_into(unet, weights, f"the unet in {folder}")
+    space = LatentSpace(mean=tuple(facts["latent_mean"]), std=tuple(facts["latent_std"]), sigma_min=facts["sigma_min"])
+    return Model(vae_model, ready(unet, device, dtype), space, tuple(facts["games"]), parts["unet"], facts)
+
+
+def ready(network: Any, device: str | torch.device, dtype: torch.dtype) -> Any:
+    """Put a network into its state for inference: evaluation mode, weights baked in `dtype`, on `device`."""
+    bake(network, dtype)
+    network.compute_dtype = dtype
+    return network.requires_grad_(False).eval().to(device)

@@ -1,0 +1,31 @@
+"""What a training run is told, whichever network it trains."""
+
+from dataclasses import dataclass
+
+from dualdiff.config import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length, batch, optimizer and record of one training run."""
+
+    run: str = setting("", "name of the run folder in runs/ and of the model folder in models/")
+    steps: int = setting(10000, "optimizer steps in all", minimum=1)
+    batch_size: int = setting(16, "examples per optimizer step, over all processes and micro-batches", minimum=1)
+    grad_accum_steps: int = setting(1, "micro-batches that a process splits its share of a batch into", minimum=1)
+    crop_s: float = setting(8.0, "length of a training example, seconds (rounded down to whole latents)", above=0)
+    game_temperature: float = setting(0.5, "how games are drawn: 1 by their hours, 0 all alike", minimum=0, maximum=1)
+    num_workers: int = setting(0, "processes that load data (0: none besides the training itself)", minimum=0)
+    learning_rate: float = setting(0.01, "Adam's step size after the warm-up", above=0)
+    warmup_steps: int = setting(100, "steps over which the learning rate rises from 0", minimum=0)
+    decay_after_steps: int = setting(2000, "from here the learning rate falls as 1/sqrt(step); 0 for never", minimum=0)
+    max_grad_norm: float = setting(10.0, "gradients longer than this are shortened to it", above=0)
+    ema_widths: tuple[float, ...] = setting(
+        (0.05, 0.1), "relative widths of the weight averages; the last is exported", above=0.01, maximum=0.25
+    )
+    report_every: int = setting(20, "steps between lines of metrics.jsonl", minimum=1)
+    validate_every: int = setting(500, "steps between validations", minimum=1)
+    preview_every: int = setting(1000, "steps between audio and pictures", minimum=1)
+    save_every: int = setting(500, "steps between checkpoints", minimum=1)
+    keep_checkpoints: int = setting(2, "checkpoints kept", minimum=1)
+    keep_ema_snapshots: int = setting(8, "snapshots kept of each weight average", minimum=1)

@@ -1,0 +1,51 @@
+"""Adam, its learning rate, and its state as named tensors."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dualdiff.errors import DataError
+from dualdiff.training.config import TrainConfig
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of step `step` (from 1): linear warm-up, then constant, then 1/sqrt(step) (EDM2 eq. 67)."""
+    warmup = min(step / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
+    decay = math.sqrt(max(step / config.decay_after_steps, 1.0)) if config.decay_after_steps else 1.0
+    return config.learning_rate * warmup / decay
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.Adam:
+    """Adam with betas (0.9, 0.99) and no weight decay; one fused kernel updates all parameters."""
+    return torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.9, 0.99), fused=True)
+
+
+def optimizer_tensors(optimizer: torch.optim.Adam, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state as named tensors: `exp_avg.<parameter>` and so on; empty before the first step."""
+    state = optimizer.state
+    return {
+        f"{kind}.{name}": value
+        for name, parameter in model.named_parameters()
+        for kind, value in state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Adam, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave.
+
+    Raises:
+        DataError: the tensors belong to another model.
+    """
+    kinds = {name.partition(".")[0] for name in tensors}
+    try:
+        for name, parameter in model.named_parameters():
+            state = {kind: tensors[f"{kind}.{name}"].clone() for kind in kinds}
+            optimizer.state[parameter] = {
+                # the moments take the parameter's memory layout; the fused kernel wants its step count beside them
+                kind: value.to(parameter.device) if kind == "step" else torch.empty_like(parameter.data).copy_(value)
+                for kind, value in state.items()
+            }
+    except KeyError as error:
+        raise DataError(f"the optimizer's state lacks {error}", "the checkpoint belongs to another model") from error

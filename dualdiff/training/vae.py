@@ -1,0 +1,108 @@
+"""What the VAE is trained for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dualdiff.config import setting
+from dualdiff.data.loader import Batch
+from dualdiff.formats import Format
+from dualdiff.losses.spectral import SpectralLoss2d, SpectralLossConfig, pointwise_loss
+from dualdiff.models.vae import VAE
+from dualdiff.training.loop import Loss, Place
+from dualdiff.training.watch import write_preview
+from dualdiff.types import Latents, Sample, Waveform
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEObjectiveConfig:
+    """What the VAE is trained for."""
+
+    reconstruction: Literal["spectral", "point"] = setting("spectral", "multi-scale spectral loss, or the mean absolute error")
+    kl_weight: float = setting(0.1, "weight of keeping the latents' mean at 0 and their variance at 1", minimum=0)
+
+
+class TrainedVAE(nn.Module):
+    """The VAE and the loss's learned log variance u: what the optimizer sees."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+        self.log_variance = nn.Parameter(torch.zeros(()))
+
+
+class VAEObjective:
+    """Reconstruct a sample from a drawn latent, while latents keep mean 0 and variance 1.
+
+    Loss = (amplitude + phase) / exp(u) + u + w KL, with the 2-D multi-scale spectral loss and one learned scalar u.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        format: Format,  # noqa: A002 - the chain's own word
+        config: VAEObjectiveConfig,
+        spectral: SpectralLossConfig,
+        held_out: Batch | None = None,
+    ) -> None:
+        self.model = TrainedVAE(vae)
+        self.format, self.config, self.spectral = format, config, spectral
+        self.held_out = held_out
+        self._spectral_loss = SpectralLoss2d(spectral).to(vae.positions.device)
+
+    def loss(self, batch: Batch, place: Place) -> Loss:
+        """The mean loss of waveforms (B, 2, T); see the class."""
+        with torch.no_grad():
+            sample = self.format.encode(batch.tensors["waveform"])
+        mode = self.model.vae.encode(sample)
+        drawn = self.model.vae.draw(mode, place.stream.torch("latents"))
+        terms = self._distance(self.model.vae.decode(drawn), sample, place.stream.torch("blocks"))
+        divergence = kl_to_unit(drawn)
+        u = self.model.log_variance
+        total = (terms["reconstruction"] / u.exp() + u) + self.config.kl_weight * divergence
+        scalars = {**terms, "kl": divergence, "log_variance": u, "latent_std": drawn.std()}
+        return Loss(total, {name: value.detach() for name, value in scalars.items()})
+
+    def _distance(self, reconstruction: Sample, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
+        if self.config.reconstruction == "point":
+            return {"reconstruction": pointwise_loss(reconstruction, sample)}
+        parts = self._spectral_loss(reconstruction, sample, generator)
+        return {"reconstruction": parts["amplitude"] + self.spectral.phase_weight * parts["phase"], **parts}
+
+    def validate(self) -> dict[str, float]:
+        """The reconstruction of held-out crops from the mode of their latents."""
+        if self.held_out is None:
+            return {}
+        sample = self.format.encode(self._held_out_waveform())
+        reconstruction = self.model.vae.decode(self.model.vae.encode(sample))
+        terms = self._distance(reconstruction, sample, torch.Generator().manual_seed(0))
+        error = (reconstruction - sample).abs().mean()
+        return {**{name: float(value) for name, value in terms.items()}, "absolute_error": float(error)}
+
+    def preview(self, folder: Path, name: str) -> list[Path]:
+        """One held-out crop: the original, and what comes back through the VAE and the format."""
+        if self.held_out is None:
+            return []
+        waveform = self._held_out_waveform()[:1]
+        back = self.format.decode(self.model.vae.decode(self.model.vae.encode(self.format.encode(waveform))), seed=0)
+        return [
+            write_preview(folder / f"{name}-{kind}.flac", audible[0], self.format.sample_rate)
+            for kind, audible in (("original", waveform), ("through-vae", back))
+        ]
+
+    def _held_out_waveform(self) -> Waveform:
+        held_out = self.held_out.to(self.model.vae.positions.device) if self.held_out else None
+        return held_out.tensors["waveform"] if held_out else torch.zeros(0)
+
+
+def kl_to_unit(drawn: Latents) -> Tensor:
+    """m^2 + q - 1 - ln q, per example over all elements of the drawn latent, with mean m and mean square q; averaged.
+
+    0 when each example's latents have mean 0 and variance 1: with one fixed variance only these two can stray.
+    """
+    flat = drawn.flatten(1)
+    m, q = flat.mean(1), flat.square().mean(1)
+    return (m.square() + q - 1 - q.log()).mean()
