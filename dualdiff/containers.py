@@ -1,0 +1,92 @@
+"""What libsndfile does not tell of audio files: whether one was cut off, and the long tags of WAV files.
+
+Byte layouts: RIFF (Microsoft and IBM, Multimedia Programming Interface 1.0, 1991) and Ogg pages (RFC 3533). Only
+`audio` uses this module.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+_OGG_HEADER = 27
+_OGG_LONGEST_PAGE = _OGG_HEADER + 255 + 255 * 255
+_RIFF_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what programs that write to a pipe leave behind
+_INFO_NAMES = {"INAM": "title", "ICMT": "comment", "IART": "artist", "IPRD": "album"}
+_LONGEST_TAGS = 1 << 24
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether an Ogg or WAV file ends in the middle of what its own structure announces.
+
+    libsndfile reads such files as shorter ones without a word. An Ogg file that merely lacks its end-of-stream mark is
+    accepted: recorded streams look like that.
+    """
+    with open(path, "rb") as file:
+        magic = file.read(12)
+        if magic[:4] == b"OggS":
+            return _last_ogg_page_is_short(file)
+        if magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
+            length = file.seek(0, 2)
+            return any(start + size > length for _, start, size in _riff_chunks(file))
+    return False
+
+
+def _last_ogg_page_is_short(file: BinaryIO) -> bool:
+    length = file.seek(0, 2)
+    start = file.seek(max(0, length - _OGG_LONGEST_PAGE - _OGG_HEADER))
+    tail = file.read()
+    page = tail.rfind(b"OggS\x00")
+    segments = tail[page + _OGG_HEADER :][: tail[page + _OGG_HEADER - 1]] if len(tail) - page >= _OGG_HEADER else None
+    if page < 0 or segments is None or len(segments) < tail[page + _OGG_HEADER - 1]:
+        return True
+    return start + page + _OGG_HEADER + len(segments) + sum(segments) > length
+
+
+def _riff_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """The chunks of a WAV file as (name, position of the content, size); stops at one of unknown size."""
+    position = 12
+    while len(header := file.read(8) if file.seek(position) else b"") == 8:
+        name, size = struct.unpack("<4sI", header)
+        if size in _RIFF_UNKNOWN_SIZES and name == b"data":
+            return
+        yield name, position + 8, size
+        position += 8 + size + size % 2
+
+
+def wave_tags(path: Path) -> dict[str, str]:
+    """The title, comment, artist and album of a WAV file, of any length (libsndfile drops all beyond 2 kB)."""
+    tags: dict[str, str] = {}
+    with open(path, "rb") as file:
+        for name, start, size in list(_riff_chunks(file)):
+            file.seek(start)
+            if name == b"LIST" and 4 <= size <= _LONGEST_TAGS and file.read(4) == b"INFO":
+                tags |= _info_tags(file.read(size - 4))
+    return tags
+
+
+def _info_tags(content: bytes) -> dict[str, str]:
+    tags, position = {}, 0
+    while position + 8 <= len(content):
+        key, size = struct.unpack_from("<4sI", content, position)
+        name = _INFO_NAMES.get(key.decode("latin-1"))
+        if name:
+            tags[name] = content[position + 8 : position + 8 + size].rstrip(b"\0").decode("utf-8", "replace")
+        position += 8 + size + size % 2
+    return tags
+
+
+def append_wave_tags(path: Path, tags: dict[str, str]) -> None:
+    """Add tags (keys title, comment, artist, album) to the end of a WAV file that has none, as one LIST INFO chunk."""
+    keys = {name: key for key, name in _INFO_NAMES.items()}
+    content = b"INFO" + b"".join(_chunk(keys[name].encode(), text.encode() + b"\0") for name, text in tags.items())
+    with open(path, "r+b") as file:
+        length = file.seek(0, 2)
+        file.write(b"\0" * (length % 2) + _chunk(b"LIST", content))
+        length = file.tell()
+        file.seek(4)
+        file.write(struct.pack("<I", length - 8))
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
