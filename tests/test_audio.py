@@ -18,8 +18,8 @@ RECIPE = json.dumps({"games": {"Pokémon": 0.7, "日本": 0.3}, "seed": 7, "note
 
 
 def tone(frequency: float, sample_rate: int, duration_s: float = 1.0, amplitude: float = 0.5) -> torch.Tensor:
-    time = torch.arange(round(duration_s * sample_rate)) / sample_rate
-    wave = amplitude * torch.sin(2 * math.pi * frequency * time)
+    time = torch.arange(round(duration_s * sample_rate), dtype=torch.float64) / sample_rate
+    wave = (amplitude * torch.sin(2 * math.pi * frequency * time)).float()
     return torch.stack([wave, 0.5 * wave])
 
 
