@@ -1,0 +1,76 @@
+"""What several test files need: a tiny music collection, a project, and the command line."""
+
+import os
+
+# Tiny tensors are computed faster by one thread, and tests may share the machine. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NO_COLOR", "1")
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from dualdiff import audio, cli
+
+torch.set_num_threads(1)
+
+SAMPLE_RATE = 32000
+GAMES = {"Bubble Bay": (3, 220.0), "Crystal Caves": (3, 330.0), "Déjà Vu, the Game": (2, 165.0)}
+"""The games of the tiny collection: how many tracks each has, and the pitch its melodies circle around."""
+
+
+def melody(pitch_hz: float, seed: int, duration_s: float = 4.0) -> torch.Tensor:
+    """Plucked notes of a pentatonic scale, slightly different left and right, (2, T)."""
+    generator = torch.Generator().manual_seed(seed)
+    note_length = SAMPLE_RATE // 4
+    time_s = torch.arange(note_length) / SAMPLE_RATE
+    notes = []
+    for _ in range(round(duration_s * 4)):
+        step = (0, 2, 4, 7, 9, 12)[int(torch.randint(6, (), generator=generator))]
+        phase = 2 * torch.pi * pitch_hz * 2 ** (step / 12) * time_s
+        tone = sum(torch.sin(phase * harmonic) / harmonic**1.5 for harmonic in range(1, 7))
+        notes.append(tone * torch.exp(-6 * time_s))
+    left = torch.cat(notes)
+    noise = torch.randn(2, len(left), generator=generator) * 1e-3
+    return torch.stack([left, 0.8 * left.roll(200)]) * 0.3 + noise
+
+
+def write_music(folder: Path) -> Path:
+    """The tiny collection as folder/<game>/<track>.flac."""
+    for game, (tracks, pitch_hz) in GAMES.items():
+        for track in range(tracks):
+            path = folder / game / f"{track + 1:02d} tune.flac"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            audio.write(path, melody(pitch_hz, seed=len(game) + track), SAMPLE_RATE, title=f"Tune {track + 1}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny collection: eight tracks of 4 s, three games. Shared: to be read only."""
+    return write_music(tmp_path_factory.mktemp("collection") / "music")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line came to."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run one command line in this process: `run_cli("inspect", path)`."""
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = cli.run([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return Outcome(code, out, err)
+
+    return run

@@ -1,0 +1,200 @@
+"""The house rules that can be read from the sources: layers, cycles, bans, and nothing said twice."""
+
+import ast
+from collections import defaultdict
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "dualdiff"
+FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+# A unit is a sub-package or a file of the package itself. It imports from lower layers, and from itself.
+LAYERS = {
+    "errors": 0,
+    "types": 0,
+    "seeding": 0,
+    "progress": 0,
+    "config": 1,
+    "files": 1,
+    "audio": 1,
+    "device": 1,
+    "games": 1,
+    "formats": 2,
+    "losses": 2,
+    "models": 2,
+    "diffusion": 2,
+    "store": 3,
+    "pipeline": 3,
+    "data": 3,
+    "training": 4,
+    "evaluation": 4,
+    "settings": 5,
+    "cli": 6,
+    "__main__": 7,
+}
+# In a layer with an order, a unit also imports from those before it.
+ORDERED = [("config", "files", "audio", "device", "games"), ("store", "pipeline", "data"), ("training", "evaluation")]
+
+# Who alone may import a library, or a name of one.
+ONLY = {
+    "typer": ("cli/",),
+    "rich": ("cli/",),
+    "soundfile": ("audio.py",),
+    "accelerate": ("training/",),
+    "torch.utils.tensorboard": ("training/",),
+    "tomli": ("config.py",),
+    "pickle": (),
+    "shelve": (),
+    "marshal": (),
+    "dill": (),
+    "joblib": (),
+    "click": (),
+    "torchaudio.load": (),
+    "torchaudio.save": (),
+    "torchaudio.info": (),
+}
+LONGEST_FILE = 450
+
+
+def module_of(name: str) -> str:
+    """`data/ledger.py` is dualdiff.data.ledger; `data/__init__.py` is dualdiff.data."""
+    parts = ["dualdiff", *name.removesuffix(".py").split("/")]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+MODULES = {module_of(name): name for name in FILES}
+
+
+def imports_of(name: str, at_import_only: bool = False) -> set[str]:
+    """The dotted names that a file imports: all of them, or those that importing the file imports in turn."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: imports are absolute"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+            if not (at_import_only and (inside or typing_only)):
+                visit(child)
+
+    visit(TREES[name])
+    return found
+
+
+def imported_modules(name: str, at_import_only: bool = False) -> set[str]:
+    """The modules of dualdiff that a file imports."""
+    found = set()
+    for dotted in imports_of(name, at_import_only):
+        if dotted.split(".")[0] == "dualdiff":
+            while dotted not in MODULES and "." in dotted:
+                dotted = dotted.rpartition(".")[0]
+            found.add(dotted)
+    return found - {module_of(name)}
+
+
+def unit_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else "dualdiff"
+
+
+def may_import(importer: str, imported: str) -> bool:
+    if imported in ("dualdiff", importer):  # the version, and one's own package
+        return True
+    if LAYERS[imported] != LAYERS[importer]:
+        return LAYERS[imported] < LAYERS[importer]
+    order = next((units for units in ORDERED if importer in units and imported in units), ())
+    return importer in order and order.index(imported) < order.index(importer)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_point_down(name):
+    importer = unit_of(module_of(name))
+    if name == "__init__.py":
+        assert not imported_modules(name), "importing dualdiff is instant"
+        return
+    wrong = {module for module in imported_modules(name) if not may_import(importer, unit_of(module))}
+    assert not wrong, f"{name} is in layer {LAYERS[importer]} and may not import {sorted(wrong)}"
+
+
+def test_every_unit_has_a_layer():
+    assert {unit_of(module_of(name)) for name in FILES} - {"__init__"} == set(LAYERS)
+
+
+def test_imports_have_no_cycle():
+    graph = {module: imported_modules(name, at_import_only=True) for module, name in MODULES.items()}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError, naming the cycle
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_libraries_stay_where_they_belong(name):
+    for dotted in imports_of(name):
+        for library, homes in ONLY.items():
+            if f"{dotted}.".startswith(f"{library}."):
+                assert name.startswith(homes), f"{name} may not import {library}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bans(name):
+    calls = [ast.unparse(node.func) for node in ast.walk(TREES[name]) if isinstance(node, ast.Call)]
+    banned = {"torch.load", "torch.save", "print", "eval", "exec", "torchaudio.load", "torchaudio.save", "np.load"}
+    assert not banned & set(calls)
+    assert "util" not in Path(name).stem, "a file is named for what is in it"
+    raised = [ast.unparse(node.exc) for node in ast.walk(TREES[name]) if isinstance(node, ast.Raise) and node.exc]
+    assert not [text for text in raised if text.startswith("NotImplementedError")]
+    handlers = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.ExceptHandler)]
+    assert all(handler.type is not None for handler in handlers), "an except names what it catches"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_concrete_classes_are_not_subclassed(name):
+    allowed = ("nn.Module", "Protocol", "Exception", "Error", "Enum", "NamedTuple", "TypedDict", "ABC", "Generic")
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.ClassDef):
+            for base in node.bases:
+                text = ast.unparse(base).split("[")[0]
+                assert text.endswith(allowed), f"{name}: {node.name} extends {text}; wrap it instead"
+
+
+def functions() -> dict[str, list[tuple[str, ast.FunctionDef]]]:
+    """All functions of the package with a body of six statements or more, by the text of that body."""
+    by_body = defaultdict(list)
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+                if sum(isinstance(inner, ast.stmt) for part in body for inner in ast.walk(part)) >= 6:
+                    text = "\n".join(ast.dump(statement) for statement in body)
+                    by_body[text].append((f"{name}:{node.name}", node))
+    return by_body
+
+
+def test_no_function_is_written_twice():
+    twice = [[place for place, _ in found] for found in functions().values() if len(found) > 1]
+    assert not twice
+
+
+def test_there_is_one_training_loop():
+    stepping = [
+        f"{name}:{node.name}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and any(
+            isinstance(inner, ast.Call) and ast.unparse(inner.func).endswith(".backward") for inner in ast.walk(node)
+        )
+    ]
+    assert {place.split(":")[0] for place in stepping} <= {"training/loop.py"}, "only the loop goes backward"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_stay_readable(name):
+    lines = FILES[name].read_text(encoding="utf-8").count("\n")
+    assert lines <= LONGEST_FILE, f"{name} has {lines} lines; split it"
+    if FILES[name].stat().st_size:
+        assert ast.get_docstring(TREES[name]), f"{name} says what it is for"
