@@ -24,12 +24,9 @@ ACTIVATION_LIMIT = 256.0
 
 def unit(x: Tensor, dims: int | tuple[int, ...] = 1, eps: float = 1e-4) -> Tensor:
     """Scale `x` to unit RMS over `dims`; the norm is taken in float32: x / (eps + RMS(x)) (EDM2 eq. 66)."""
-    rms = torch.sqrt(torch.mean(x.float().square(), dim=dims, keepdim=True)) if x.dtype != torch.float64 else _rms64(x, dims)
+    exact = x if x.dtype == torch.float64 else x.float()
+    rms = exact.square().mean(dim=dims, keepdim=True).sqrt()
     return x / (eps + rms).to(x.dtype)
-
-
-def _rms64(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
-    return x.square().mean(dim=dims, keepdim=True).sqrt()
 
 
 def mp_silu(x: Tensor) -> Tensor:
@@ -37,10 +34,16 @@ def mp_silu(x: Tensor) -> Tensor:
     return F.silu(x) / SILU_RMS
 
 
+def mp_sum_scales(t: float) -> tuple[float, float]:
+    """What `mp_sum` multiplies its two sides by."""
+    norm = math.sqrt((1 - t) ** 2 + t**2)
+    return (1 - t) / norm, t / norm
+
+
 def mp_sum(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
     """Blend two tensors of unit variance into one: ((1-t) a + t b) / sqrt((1-t)^2 + t^2) (EDM2 eq. 88)."""
-    norm = math.sqrt((1 - t) ** 2 + t**2)
-    return a * ((1 - t) / norm) + b * (t / norm)
+    keep, new = mp_sum_scales(t)
+    return a * keep + b * new
 
 
 def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
@@ -75,20 +78,22 @@ class MPConv(nn.Module):
         dims = tuple(range(1, self.weight.ndim))
         return (unit(self.weight, dims) / math.sqrt(self.weight[0].numel())).to(dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, F, N) to (B, out, F, N), or (B, in) to (B, out)."""
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """(B, in, F, N) to (B, out, F, N), or (B, in) to (B, out), times `gain`.
+
+        Scaling the weight costs less than scaling activations, which are larger.
+        """
         weight = self.used_weight(x.dtype)
+        weight = weight if gain == 1.0 else weight * gain
         return F.conv2d(x, weight, padding=self.padding) if weight.ndim == 4 else F.linear(x, weight)
 
 
 @torch.no_grad()
 def renormalise(module: nn.Module) -> None:
     """Put every stored weight back to unit RMS rows, after an optimizer step; outputs do not change by it."""
-    weights = [layer.weight.data.flatten(1) for layer in module.modules() if isinstance(layer, MPConv) and not layer.baked]
-    if weights:
-        norms = [torch.linalg.vector_norm(weight, dim=1, keepdim=True) for weight in weights]
-        scales = [norm / math.sqrt(weight.shape[1]) + 1e-4 for norm, weight in zip(norms, weights, strict=True)]
-        torch._foreach_div_(weights, scales)
+    for layer in module.modules():
+        if isinstance(layer, MPConv) and not layer.baked:
+            layer.weight.copy_(unit(layer.weight, tuple(range(1, layer.weight.ndim))))
 
 
 @torch.no_grad()
@@ -186,17 +191,18 @@ class Block(nn.Module):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         if self.kind == "encoder":
             x = unit(self.skip(x) if self.skip is not None else x)
-        y = self.conv1(mp_silu(x))
+        y = self.conv1(F.silu(x), gain=1 / SILU_RMS)
         if self.modulation is not None and self.gain is not None and embedding is not None:
             scale = 1 + self.gain * self.modulation(embedding)
             y = y * scale[:, :, None, None].to(y.dtype)
-        y = mp_silu(y)
+        y = F.silu(y)
         if self.training and self.dropout:
             y = F.dropout(y, self.dropout) * math.sqrt(1 - self.dropout)
-        y = self.conv2(y)
         if self.kind == "decoder" and self.skip is not None:
             x = self.skip(x)
-        x = mp_sum(x, y, RESIDUAL_SHARE)
+        # mp_sum(x, conv2(mp_silu(y)), t), with the scalars of the branch inside its weight
+        keep, new = mp_sum_scales(RESIDUAL_SHARE)
+        x = torch.add(self.conv2(y, gain=new / SILU_RMS), x, alpha=keep)
         for attend in self.attention:
             x = attend(x)
         return x.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
@@ -209,7 +215,7 @@ def position_channels(frequencies: Tensor) -> Tensor:
     """
     octave = torch.log2(frequencies.double())
     octave = (octave - octave.mean()) / octave.std(correction=0)
-    return torch.stack([octave.float(), torch.ones(len(octave))])[None, :, :, None]
+    return torch.stack([octave.float(), torch.ones_like(octave).float()])[None, :, :, None]
 
 
 def with_positions(x: Tensor, positions: Tensor) -> Tensor:

@@ -1,0 +1,104 @@
+"""The UNet: sizes, magnitudes, labels, gradients."""
+
+import pytest
+import torch
+
+from dualdiff.models import UNet, UNetConfig
+
+FREQUENCIES = torch.logspace(1.5, 4, 16)
+
+
+def tiny(games: int = 3, **changes: object) -> UNet:
+    torch.manual_seed(0)
+    sizes = {"base_channels": 16, "channel_mults": (1, 2), "blocks": 1, "attention_levels": 1, "head_channels": 16}
+    config = UNetConfig(**{**sizes, "embedding_channels": 32, **changes})  # type: ignore[arg-type]
+    return UNet(config, channels=4, games=games, frequencies=FREQUENCIES)
+
+
+def inputs(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, 4, 16, 8, generator=generator), torch.randn(batch, generator=generator), torch.eye(3)[:batch]
+
+
+def test_the_seed_size_has_the_parameters_of_the_design() -> None:
+    with torch.device("meta"):
+        config = UNetConfig(base_channels=192, channel_mults=(1, 2, 3, 4), blocks=3, embedding_channels=768)
+        unet = UNet(config, channels=4, games=1600, frequencies=torch.logspace(1, 4, 32))
+    assert sum(p.numel() for p in unet.parameters()) / 1e6 == pytest.approx(281, abs=1.5)
+
+
+def test_the_output_starts_at_zero_and_opens_at_unit_magnitude() -> None:
+    unet = tiny(base_channels=64)
+    assert torch.equal(unet(*inputs()), torch.zeros(2, 4, 16, 8))
+    unet.output_gain.data.fill_(1)
+    assert unet(*inputs()).square().mean().sqrt().item() == pytest.approx(1, abs=0.25)
+
+
+def test_every_block_keeps_unit_magnitude_at_initialisation() -> None:
+    unet = tiny(base_channels=64)
+    seen: list[float] = []
+    for block in [*unet.encoder, *unet.decoder]:
+        block.register_forward_hook(lambda _m, _i, y: seen.append(y.square().mean().sqrt().item()))
+    unet(*inputs())
+    assert len(seen) == len(unet.encoder) + len(unet.decoder)
+    assert all(0.8 < rms < 1.25 for rms in seen)
+
+
+def test_the_embedding_has_unit_magnitude_with_and_without_a_game() -> None:
+    unet = tiny(embedding_channels=512)
+    c_noise = torch.linspace(-1, 1, 64)
+    games = torch.eye(3)[torch.arange(64) % 3]
+    for weights in (games, torch.zeros(64, 3), games * 0.1 + 0.2):
+        assert unet.embed(c_noise, weights).square().mean().sqrt().item() == pytest.approx(1, abs=0.1)
+
+
+def test_games_mix_and_only_their_ratio_counts() -> None:
+    unet = tiny()
+    c_noise = torch.zeros(1)
+    mix = torch.tensor([[0.7, 0.3, 0.0]])
+    assert torch.allclose(unet.embed(c_noise, mix), unet.embed(c_noise, 10 * mix), atol=1e-6)
+    assert not torch.allclose(unet.embed(c_noise, mix), unet.embed(c_noise, mix.flip(1)), atol=1e-2)
+
+
+def test_no_game_is_the_null_embedding_which_learns() -> None:
+    unet = tiny()
+    unet.output_gain.data.fill_(1)
+    for block in unet.encoder:
+        if hasattr(block, "gain"):
+            block.gain.data.fill_(1)
+    x, c_noise, games = inputs()
+    games = games.clone()
+    games[1] = 0
+    unet(x, c_noise, games).square().mean().backward()
+    assert unet.null_embedding.grad is not None
+    assert unet.null_embedding.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("attention", ["full", "separable"])
+def test_gradients_agree_with_float64(attention: str) -> None:
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        unet = tiny(attention=attention).to(dtype)
+        unet.compute_dtype = dtype
+        unet.output_gain.data.fill_(1)
+        x, c_noise, games = inputs()
+        unet(x.to(dtype), c_noise.to(dtype), games.to(dtype)).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten().double() for p in unet.parameters() if p.grad is not None]))
+    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 1e-3
+
+
+def test_bfloat16_body_stays_close_and_gives_float32() -> None:
+    unet = tiny()
+    unet.output_gain.data.fill_(1)
+    expected = unet(*inputs())
+    unet.compute_dtype = torch.bfloat16
+    found = unet(*inputs())
+    assert found.dtype == torch.float32
+    assert (found - expected).norm() / expected.norm() < 0.05
+
+
+def test_uncertainty_starts_at_zero() -> None:
+    unet = tiny()
+    assert torch.equal(unet.uncertainty(torch.linspace(-1, 1, 9)), torch.zeros(9))
+    unet.uncertainty.gain.data.fill_(1)
+    assert unet.uncertainty(torch.linspace(-1, 1, 9)).std() > 0.1
