@@ -1,0 +1,223 @@
+"""The loop: exact resume, micro-batches, processes, stops, failures. With a toy objective that draws and drops out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dualdiff.data.loader import Batch
+from dualdiff.errors import ConfigError, DataError, DualdiffError, Interrupted
+from dualdiff.models.layers import MPConv
+from dualdiff.seeding import Stream
+from dualdiff.training.config import TrainConfig
+from dualdiff.training.loop import Loop, Loss, Place, make_accelerator
+from dualdiff.training.run import Run
+
+IDENTITY = {"network": "toy", "config": {"width": 8}}
+
+
+class Numbers:
+    """Example i is a pure function of i."""
+
+    def examples(self, first: int, count: int) -> Batch:
+        x = torch.stack([torch.randn(4, generator=Stream(7).torch(f"{i}")) for i in range(first, first + count)])
+        return Batch({"x": x}, [f"example {i}" for i in range(first, first + count)])
+
+
+class Toy:
+    """Learns to undo a random perturbation; uses every kind of draw that the real objectives use."""
+
+    def __init__(self, poison_at: int = -1, stop_at: int = -1) -> None:
+        torch.manual_seed(0)
+        self.model: nn.Module = nn.Sequential(MPConv(4, 8, 0), nn.SiLU(), nn.Dropout(0.2), MPConv(8, 4, 0))
+        self.poison_at, self.stop_at = poison_at, stop_at
+        self.modes: list[bool] = []
+
+    def loss(self, batch: Batch, place: Place) -> Loss:
+        x = batch.tensors["x"]
+        noise = torch.randn(x.shape, generator=place.stream.torch("noise"))
+        scale = torch.rand((), generator=place.step_stream.torch("scale"))
+        error = (self.model(x + scale * noise) - x).square().mean()
+        if place.step == self.poison_at:
+            error = error * float("nan")
+        if place.step == self.stop_at and place.first == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Loss(error, {"scale": scale})
+
+    def validate(self) -> dict[str, float]:
+        self.modes.append(self.model.training)
+        return {"error": float(self.model(torch.ones(1, 4)).square().mean())}
+
+    def preview(self, folder: Path, name: str) -> list[Path]:
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text("heard")
+        return [folder / name]
+
+
+def settings(**changes: object) -> TrainConfig:
+    base = {"run": "toy", "steps": 12, "batch_size": 4, "save_every": 4, "report_every": 3, "validate_every": 5, "warmup_steps": 4}
+    return TrainConfig(**{**base, **changes})  # type: ignore[arg-type]
+
+
+def fit(folder: Path, objective: Toy | None = None, seed: int = 3, **changes: object) -> Loop:
+    run = Run(folder, IDENTITY, "")
+    run.open()
+    loop = Loop(objective or Toy(), Numbers(), settings(**changes), run, make_accelerator(torch.device("cpu")), seed)
+    loop.fit()
+    return loop
+
+
+def state_of(folder: Path) -> dict[str, bytes]:
+    """Everything that must be the same after a resume, byte for byte."""
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    files = [*sorted(newest.iterdir()), folder / "metrics.jsonl", *sorted((folder / "ema").iterdir())]
+    return {path.name: path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("changes", [{}, {"grad_accum_steps": 2}, {"num_workers": 2}])
+def test_resumed_training_equals_straight_training_byte_for_byte(tmp_path: Path, changes: dict[str, int]) -> None:
+    fit(tmp_path / "straight", **changes)
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "resumed", Toy(stop_at=6), **changes)
+    assert Run(tmp_path / "resumed", IDENTITY, "").checkpoints()[-1] == 7
+    fit(tmp_path / "resumed", **changes)
+    expected, found = state_of(tmp_path / "straight"), state_of(tmp_path / "resumed")
+    found = {name: content for name, content in found.items() if name in expected}
+    assert found == expected
+    assert {"model.safetensors", "optimizer.safetensors", "ema.safetensors", "metrics.jsonl"} <= expected.keys()
+
+
+def test_workers_do_not_change_the_result(tmp_path: Path) -> None:
+    fit(tmp_path / "none", steps=4)
+    fit(tmp_path / "two", steps=4, num_workers=2)
+    assert state_of(tmp_path / "none") == state_of(tmp_path / "two")
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_and_rewrites_its_record(tmp_path: Path) -> None:
+    fit(tmp_path / "straight")
+    fit(tmp_path / "killed", steps=12)
+    # as if killed after step 8's checkpoint: later lines, one of them cut short, and an unfinished checkpoint
+    for late in ("00000012", ".00000012.tmp"):
+        path = tmp_path / "killed" / "checkpoints" / late
+        if path.exists():
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+        if late.startswith("."):
+            path.mkdir()
+            (path / "model.safetensors").write_bytes(b"half")
+    with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 1')
+    fit(tmp_path / "killed")
+    assert state_of(tmp_path / "killed") == state_of(tmp_path / "straight")
+
+
+def test_accumulation_splits_a_batch_without_changing_what_it_means(tmp_path: Path) -> None:
+    class Plain(Toy):
+        def loss(self, batch: Batch, place: Place) -> Loss:
+            x = batch.tensors["x"]
+            return Loss((self.model[3](self.model[0](x)) - x).square().mean(), {})  # type: ignore[index]
+
+    one, two = fit(tmp_path / "one", Plain(), steps=3), fit(tmp_path / "two", Plain(), steps=3, grad_accum_steps=2)
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path\nfrom test_loop import fit\n"
+        "fit(Path(sys.argv[1]), steps=4, grad_accum_steps=int(sys.argv[2]))\n"
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    found = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [*launch, str(script), str(tmp_path / "two"), "1"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": found}, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-2000:]
+    fit(tmp_path / "one", steps=4, grad_accum_steps=2)
+    one, two = (Run(tmp_path / name, IDENTITY, "").load(("model", "optimizer", "ema")) for name in ("one", "two"))
+    assert one is not None
+    assert two is not None
+    for group, tensors in one.groups.items():
+        for name, tensor in tensors.items():
+            assert torch.allclose(tensor, two.groups[group][name], rtol=1e-5, atol=1e-7), f"{group} {name}"
+
+
+def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="stopped after step 3 of 12") as raised:
+        fit(tmp_path / "run", Toy(stop_at=2))
+    assert "same command" in raised.value.hint
+    assert raised.value.exit_code == 130
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    with pytest.raises(DualdiffError, match=r"step 6 of .*loss.*example 20") as raised:
+        fit(tmp_path / "run", Toy(poison_at=5))
+    assert "step 5 is saved" in raised.value.hint
+    found = Run(tmp_path / "run", IDENTITY, "").load(("model",))
+    assert found is not None
+    assert found.step == 5
+    assert all(tensor.isfinite().all() for tensor in found.groups["model"].values())
+
+
+def test_a_batch_that_does_not_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="batch_size 4 does not split into 3"):
+        fit(tmp_path / "run", grad_accum_steps=3)
+
+
+def test_the_record_holds_means_between_reports_and_validations_of_the_averaged_model(tmp_path: Path) -> None:
+    toy = Toy()
+    loop = fit(tmp_path / "run", toy)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [3, 6, 9, 12]
+    assert [line["step"] for line in lines if "validation/error" in line] == [5, 10, 12]
+    assert {"loss", "scale", "gradient_norm", "learning_rate"} < lines[0].keys()
+    assert toy.modes == [False, False, False]
+    assert loop.model.training
+    assert (tmp_path / "run" / "demos" / "00000012").exists()
+
+
+def test_old_checkpoints_and_snapshots_go(tmp_path: Path) -> None:
+    fit(tmp_path / "run", steps=12, save_every=2, keep_checkpoints=2, keep_ema_snapshots=3)
+    assert Run(tmp_path / "run", IDENTITY, "").checkpoints() == [10, 12]
+    assert len(list((tmp_path / "run" / "ema").iterdir())) == 2 * 3
+
+
+def test_a_run_folder_of_another_model_is_refused(tmp_path: Path) -> None:
+    fit(tmp_path / "run", steps=1)
+    before = state_of(tmp_path / "run")
+    with pytest.raises(DataError, match="run of another model: its config is {'width': 8}, not {'width': 9}"):
+        Run(tmp_path / "run", {"network": "toy", "config": {"width": 9}}, "").open()
+    assert state_of(tmp_path / "run") == before
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_text("dear")
+    with pytest.raises(DataError, match="not empty and holds no run"):
+        Run(tmp_path, IDENTITY, "").open()
+
+
+def test_a_save_that_fails_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(tmp_path / "run", steps=4)
+    before = state_of(tmp_path / "run")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dualdiff.training.run.save_tensors", full)
+    with pytest.raises(DualdiffError, match=r"step 8 was not saved: .*No space left") as raised:
+        fit(tmp_path / "run", steps=8)
+    assert "previous checkpoint is untouched" in raised.value.hint
+    assert {k: v for k, v in state_of(tmp_path / "run").items() if k.startswith(("model", "opt"))} == {
+        k: v for k, v in before.items() if k.startswith(("model", "opt"))
+    }
