@@ -24,7 +24,9 @@ def write_model(folder: Path, seed: int = 0) -> Path:
     save_vae(folder / "vae", made, vae, tensors_of(vae), {"steps": 5}, "# a card\n")
     unet_config = UNetConfig(base_channels=8, channel_mults=(1, 1), blocks=1, attention_levels=1, head_channels=8, embedding_channels=16)
     unet = UNet(unet_config, channels=4, games=2, frequencies=vae.latent_frequencies)
-    unet.output_gain.data.fill_(1)
+    for name, parameter in unet.named_parameters():
+        if name.endswith("gain"):  # as if trained: these start at 0
+            parameter.data.fill_(1)
     save_unet(folder / "unet", load_vae(folder / "vae"), unet, tensors_of(unet), FACTS, "# a card\n")
     return folder / "unet"
 

@@ -1,0 +1,154 @@
+"""The whole chain, tiny: a folder of music to a clip, and each training resumed exactly."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dualdiff import audio
+from dualdiff.data.latents import LatentIndex
+from dualdiff.errors import ConfigError, DataError
+from dualdiff.settings import open_project, project_toml
+from dualdiff.stages import train_unet, train_vae
+from dualdiff.store import load_model
+
+TINY = [
+    "vae.base_channels=4",
+    "vae.channel_mults=[1,1,1,1]",
+    "vae.encoder_blocks=1",
+    "vae.decoder_blocks=1",
+    "vae.spectral.block_sizes=[8,16]",
+    "vae.spectral.overlap=2",
+    "vae.train.crop_s=0.3",
+    "vae.train.batch_size=4",
+    "vae.train.grad_accum_steps=2",
+    "unet.base_channels=8",
+    "unet.channel_mults=[1,1]",
+    "unet.blocks=1",
+    "unet.head_channels=8",
+    "unet.embedding_channels=16",
+    "unet.train.crop_s=1",
+    "unet.train.batch_size=4",
+    "encode.offsets=2",
+    "dataset.min_duration_s=1",
+    "dataset.validation_share=0.2",
+    "generate.steps=2",
+    *(f"{kind}.train.{key}" for kind in ("vae", "unet") for key in ("steps=4", "save_every=1", "warmup_steps=2", "keep_checkpoints=9")),
+]
+"""Settings under which a stage takes about a second."""
+
+GROUPS = ("model.safetensors", "optimizer.safetensors", "ema.safetensors")
+
+
+def tiny_settings() -> list[str]:
+    return [part for override in TINY for part in ("--set", override)]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory, music: Path) -> Path:
+    """A project in a folder with a space in its name, taken through all stages by the commands."""
+    from dualdiff import cli
+
+    folder = tmp_path_factory.mktemp("a project")
+    (folder / "dualdiff.toml").write_text(project_toml("nano", "tiny"), encoding="utf-8")
+    for command in (["dataset", "scan", str(music)], ["vae", "train"], ["encode"], ["unet", "train"]):
+        assert cli.run([*command, "--project", str(folder), *tiny_settings()]) == 0, command
+    return folder
+
+
+def test_every_stage_leaves_its_files(chain: Path) -> None:
+    assert sum(1 for _ in (chain / "dataset.jsonl").open()) == 8
+    for run in ("vae", "unet"):
+        folder = chain / "runs" / run
+        assert {"config.toml", "state.json", "metrics.jsonl", "tb", "checkpoints", "ema", "demos"} <= {p.name for p in folder.iterdir()}
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert lines[-1]["step"] == 4
+        assert any(key.startswith("validation/") for key in lines[-1])
+        assert list((folder / "demos").glob("*.flac"))
+    model = load_model(chain / "models" / "unet")
+    assert model.games == ("Bubble Bay", "Crystal Caves", "Déjà Vu, the Game")
+    card = (chain / "models" / "unet" / "README.md").read_text()
+    assert "Déjà Vu, the Game" in card
+    assert "licence" in card
+
+
+def test_latents_are_of_unit_variance_and_know_their_vae(chain: Path) -> None:
+    index = LatentIndex.open(chain / "latents")
+    model = load_model(chain / "models" / "unet")
+    index.require(vae_hash=model.vae_model.vae_hash, format_hash=model.vae_model.format_hash)
+    with pytest.raises(DataError):
+        index.require(vae_hash="0" * 64, format_hash=model.vae_model.format_hash)
+    assert model.space.mean == pytest.approx(tuple(index.mean))
+
+
+def test_generate_writes_a_clip_for_a_mix(chain: Path, tmp_path: Path, run_cli: Callable[..., object]) -> None:
+    mix = "bubble bay:0.7,Deja Vu, the Game:0.3"
+    outcome = run_cli("generate", "--game", mix, "--length", 2, "--seed", 3, "--out", tmp_path, "--project", chain)
+    assert outcome.code == 0, outcome.stderr  # type: ignore[attr-defined]
+    path = Path(outcome.stdout.strip().splitlines()[-1])  # type: ignore[attr-defined]
+    assert path.parent == tmp_path
+    waveform = audio.read(path, sample_rate=32000)
+    assert waveform.shape == (2, 64000)
+    assert waveform.std() > 1e-4
+    assert waveform.abs().max() < 1
+
+
+@pytest.mark.parametrize("network", ["vae", "unet"])
+def test_a_training_in_two_parts_equals_one_in_one_byte_for_byte(chain: Path, tmp_path: Path, network: str) -> None:
+    for name in ("dualdiff.toml", "dataset.jsonl", "latents", "models"):
+        source = chain / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    train = {"vae": train_vae, "unet": train_unet}[network]
+    for steps in (2, 4):
+        project = open_project(tmp_path, [*TINY, f"{network}.train.steps={steps}", *_folder_of(chain)])
+        assert train(project).steps == steps
+    for group in GROUPS:
+        straight, resumed = (root / "runs" / network / "checkpoints" / "00000004" / group for root in (chain, tmp_path))
+        assert straight.read_bytes() == resumed.read_bytes(), group
+
+
+def _folder_of(chain: Path) -> list[str]:
+    return [f'dataset.folder="{open_project(chain).path(open_project(chain).settings.dataset.folder)}"']
+
+
+def test_a_finished_training_does_nothing_but_export_again(chain: Path, tmp_path: Path) -> None:
+    before = (chain / "models" / "vae" / "model.json").read_bytes()
+    assert train_vae(open_project(chain, [*TINY, *_folder_of(chain)])).steps == 4
+    assert (chain / "models" / "vae" / "model.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("vae.train.crop_s=60", "vae.train.crop_s = 60 is longer than every track: the longest lasts 4.0 s"),
+        ("vae.train.crop_s=0.01", "vae.train.crop_s = 0.01 is too short"),
+        ("vae.train.batch_size=4000", "vae.train.batch_size = 4000 is larger than the data set"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data_are_refused_before_anything_runs(chain: Path, override: str, message: str) -> None:
+    project = open_project(chain, [*TINY, 'vae.train.run="never"', override])
+    with pytest.raises(ConfigError, match=message):
+        train_vae(project)
+    assert not (chain / "runs" / "never").exists()
+
+
+def test_latents_of_another_vae_are_refused(chain: Path, tmp_path: Path) -> None:
+    for name in ("dualdiff.toml", "dataset.jsonl", "latents"):
+        source = chain / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    torch.manual_seed(0)
+    train_vae(open_project(tmp_path, [*TINY, "vae.train.steps=1", "project.seed=5", *_folder_of(chain)]))
+    with pytest.raises(DataError, match="latents") as raised:
+        train_unet(open_project(tmp_path, TINY))
+    assert "dualdiff encode" in raised.value.hint
+
+
+def test_a_run_folder_of_another_model_is_refused(chain: Path) -> None:
+    before = (chain / "runs" / "unet" / "state.json").read_bytes()
+    with pytest.raises(DataError, match="run of another model: its config") as raised:
+        train_unet(open_project(chain, [*TINY, "unet.base_channels=16"]))
+    assert "another name" in raised.value.hint
+    assert (chain / "runs" / "unet" / "state.json").read_bytes() == before
