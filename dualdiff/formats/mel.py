@@ -1,9 +1,33 @@
-"""The `mel` format: a mel-scaled magnitude spectrogram with as many numbers as the waveform."""
+"""The `mel` format: a mel-scaled magnitude spectrogram with as many numbers as the waveform.
 
+Letters: B batch, C channels, T time in audio samples, F mel bands, N frames. What is cut off the nearly Gaussian window
+here, to save time, is below what float32 resolves (encoding) or 4e-5 of its sum (the fast way back).
+"""
+
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+import torchaudio
+from torch import Tensor
+
 from dualdiff.config import setting
+from dualdiff.formats.phase import Recovery, recover
+from dualdiff.formats.stft import Stft, cut, hann_power_window, magnitude, reflected
+from dualdiff.progress import Progress, silent
+from dualdiff.types import Sample, Waveform
+
+ITERATIONS = {"pghi": 40, "fgla": 400}
+"""Of each way back, unless set."""
+ENCODE_STDS = 5.0
+"""Half the length of the window that encodes, in standard deviations: beyond are 4e-6 of its peak."""
+DECODE_STDS = 4.0
+"""The same for the fast way back: beyond are 3e-4 of its peak."""
+CHUNK_FRAMES = 256
+"""Frames encoded together on a CPU, over all of the batch: few enough to stay in its cache."""
+MEL_GROUPS = 4
+"""The filters are applied in so many groups, each to its own range of bins: most of the full matrix is zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,15 +36,146 @@ class MelConfig:
 
     name: Literal["mel"] = setting("mel", "the format")
     sample_rate: int = setting(32000, "audio samples per second, Hz", minimum=8000, maximum=192000)
-    n_fft: int = setting(6400, "Fourier transform length, samples", minimum=256)
+    n_fft: int = setting(6400, "length of the Fourier transform and its window, samples", minimum=256)
     hop_length: int = setting(256, "samples between frames", minimum=16)
     window_power: int = setting(32, "the window is a periodic Hann to this power", minimum=1)
     n_mels: int = setting(256, "mel bands per channel", minimum=16)
     f_min: float = setting(20.0, "lowest frequency, Hz", minimum=0)
     f_max: float = setting(16000.0, "highest frequency, Hz", above=0)
     magnitude_power: float = setting(0.25, "magnitudes are stored to this power", above=0, maximum=1)
-    loudness_lufs: float = setting(-20.0, "tracks are brought to this loudness on reading, LUFS", minimum=-60, maximum=0)
-    mean: float = setting(0.0, "mean of the powered magnitudes over music at that loudness")
-    scale: float = setting(1.0, "their standard deviation", above=0)
-    phase: Literal["pghi", "fgla"] = setting("pghi", "how the phase is found on the way back")
-    phase_iterations: int = setting(40, "iterations on the way back (the fgla reference: 400)", minimum=0)
+    loudness_lufs: float = setting(
+        -20.0, "tracks are brought to this loudness on reading, LUFS", minimum=-60, maximum=0
+    )
+    mean: float = setting(1.3135, "mean of the powered magnitudes over music at that loudness")
+    scale: float = setting(0.4933, "their standard deviation", above=0)
+    phase: Literal["pghi", "fgla"] = setting("pghi", "how the phase is found on the way back: fast, or the reference")
+    phase_iterations: int = setting(-1, "iterations on the way back; -1 is 40 for pghi, 400 for fgla", minimum=-1)
+
+    def __post_init__(self) -> None:
+        if self.n_fft % 2:
+            raise ValueError(f"n_fft = {self.n_fft} is odd: it must be even")
+        if self.f_max > self.sample_rate / 2 or self.f_min >= self.f_max:
+            raise ValueError(
+                f"f_min = {self.f_min:g} and f_max = {self.f_max:g} do not rise within half the sample rate, "
+                f"{self.sample_rate / 2:g} Hz"
+            )
+        if self.hop_length > 2 * self.window_std:
+            raise ValueError(
+                f"hop_length = {self.hop_length} leaves gaps between windows: at most {2 * self.window_std:.0f}"
+            )
+
+    @property
+    def window_std(self) -> float:
+        """The standard deviation, samples, of the Gaussian that the window nearly is.
+
+        Hann to the power p is cos(pi t / n)^(2p), near exp(-p (pi t / n)^2).
+        """
+        return self.n_fft / (math.pi * math.sqrt(2 * self.window_power))
+
+
+class MelFormat:
+    """Waveform <-> sample: log-like magnitudes on a mel scale, and the recovery of the phase that they leave out."""
+
+    Config = MelConfig
+
+    def __init__(self, config: MelConfig = MelConfig(), device: str | torch.device = "cpu") -> None:
+        self.config, self.device = config, torch.device(device)
+        self.sample_rate, self.hop_length = config.sample_rate, config.hop_length
+        self.channels, self.bins = 2, config.n_mels
+        self.window = hann_power_window(config.n_fft, config.window_power)
+        self.filters = mel_filters(config)
+        half = math.ceil(ENCODE_STDS * config.window_std)
+        self._stft = Stft(cut(self.window, half), config.n_fft, config.hop_length, self.device)
+        self._groups = _grouped(self.filters, self.device)
+
+    def num_frames(self, samples: int) -> int:
+        """N of so many audio samples: frames are centred, so both ends have one."""
+        return samples // self.hop_length + 1
+
+    def num_samples(self, frames: int) -> int:
+        """T of the waveform that so many frames decode to."""
+        return max(frames - 1, 0) * self.hop_length
+
+    def frequencies(self) -> Tensor:
+        """The centre of each mel band, (F,), Hz."""
+        points = torch.linspace(_to_mel(self.config.f_min), _to_mel(self.config.f_max), self.bins + 2)[1:-1]
+        return 700 * (10 ** (points / 2595) - 1)
+
+    @torch.no_grad()
+    def encode(self, waveform: Waveform) -> Sample:
+        """(B, 2, T), at the loudness of the config, to (B, 2, F, N), N = T // hop_length + 1; T is at least 1."""
+        batch, channels, length = waveform.shape
+        padded = reflected(waveform.reshape(-1, length).to(self.device, torch.float32), self._stft.half)
+        frames = self.num_frames(length)
+        sample = padded.new_empty(len(padded), self.bins, frames)
+        step = max(1, CHUNK_FRAMES // len(padded))
+        for first in range(0, frames, step):
+            last = min(first + step, frames)
+            linear = magnitude(self._stft.spectra(padded, first, last))
+            mel = torch.cat([linear[..., low:high] @ matrix for low, high, matrix in self._groups], -1)
+            sample[:, :, first:last] = mel.pow_(self.config.magnitude_power).transpose(-1, -2)
+        return sample.sub_(self.config.mean).div_(self.config.scale).view(batch, channels, self.bins, frames)
+
+    @torch.no_grad()
+    def decode(self, sample: Sample, *, seed: int = 0, progress: Progress = silent) -> Waveform:
+        """(B, 2, F, N) to (B, 2, T), T = (N - 1) hop_length; the same seed gives each item the same waveform alone."""
+        recovery, inverse = self._recovery()
+        waveforms = []
+        for index, item in enumerate(sample):
+
+            def tell(done: float, total: float, note: str = "", before: int = index) -> None:
+                progress(before * total + done, len(sample) * total, note)
+
+            def linear(first: int, last: int, item: Tensor = item) -> Tensor:
+                powered = item[..., first:last].to(self.device, torch.float32) * self.config.scale + self.config.mean
+                mel = powered.clamp_min_(0).pow_(1 / self.config.magnitude_power)
+                return (mel.transpose(-1, -2) @ inverse).clamp_min_(0)
+
+            waveforms.append(recover(linear, item.shape[-1], recovery, seed=seed, progress=tell))
+        return torch.stack(waveforms)
+
+    def _recovery(self) -> tuple[Recovery, Tensor]:
+        """How the phase is found, and the matrix (F, bins of its transform) from mel to linear magnitudes."""
+        config = self.config
+        iterations = ITERATIONS[config.phase] if config.phase_iterations < 0 else config.phase_iterations
+        if config.phase == "fgla":
+            stft = Stft(self.window, config.n_fft, config.hop_length, self.device)
+            return Recovery(stft, iterations), mel_inverse(self.filters, config.n_fft).to(self.device)
+        shortest = 2 * DECODE_STDS * config.window_std
+        length = min(2 ** math.ceil(math.log2(shortest)), config.n_fft)
+        stft = Stft(cut(self.window, length // 2), length, config.hop_length, self.device)
+        return Recovery(stft, iterations, config.window_std), mel_inverse(self.filters, length).to(self.device)
+
+
+def _to_mel(frequency_hz: float) -> float:
+    """HTK's mel scale."""
+    return 2595 * math.log10(1 + frequency_hz / 700)
+
+
+def mel_filters(config: MelConfig) -> Tensor:
+    """HTK mel filters, triangles of peak 1, (n_fft // 2 + 1, F)."""
+    filters: Tensor = torchaudio.functional.melscale_fbanks(
+        config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, norm=None, mel_scale="htk"
+    )
+    return filters
+
+
+def mel_inverse(filters: Tensor, n_fft: int) -> Tensor:
+    """Least squares back from mel to linear magnitudes, (F, n_fft // 2 + 1), on the bins of a transform of that length.
+
+    The pseudo-inverse of the filters, interpolated linearly where that transform has other bins than the filters have.
+    """
+    inverse = torch.linalg.pinv(filters.double())
+    place = torch.linspace(0, filters.shape[0] - 1, n_fft // 2 + 1, dtype=torch.float64)
+    below = place.long().clamp_max(filters.shape[0] - 2)
+    return torch.lerp(inverse[:, below], inverse[:, below + 1], place - below).float()
+
+
+def _grouped(filters: Tensor, device: torch.device) -> list[tuple[int, int, Tensor]]:
+    """The filters in groups, each as (first bin, last bin, what it holds in between)."""
+    groups = []
+    for matrix in filters.tensor_split(MEL_GROUPS, dim=1):
+        used = matrix.amax(1).nonzero().flatten()
+        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        groups.append((low, high, matrix[low:high].contiguous().to(device)))
+    return groups

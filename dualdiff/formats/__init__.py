@@ -1,0 +1,53 @@
+"""Formats: waveform <-> sample. `FORMATS` names them; whatever else is in the house knows only `Format`."""
+
+from typing import Any, Protocol
+
+import torch
+
+from dualdiff.formats.mel import MelFormat
+from dualdiff.progress import Progress, silent
+from dualdiff.types import Sample, Waveform
+
+
+class Format(Protocol):
+    """A way from waveforms to samples and back.
+
+    Its class has an attribute `Config`, a config dataclass with the fields `name` and `loudness_lufs` (what tracks are
+    brought to before they are encoded), and is made as `cls(config, device="cpu")`.
+    """
+
+    config: Any
+    sample_rate: int
+    """Audio samples per second, Hz."""
+    channels: int
+    """Audio channels, 2."""
+    bins: int
+    """F of its samples."""
+    hop_length: int
+    """Audio samples from one frame to the next."""
+
+    def encode(self, waveform: Waveform) -> Sample:
+        """(B, 2, T) to (B, 2, F, N)."""
+        ...
+
+    def decode(self, sample: Sample, *, seed: int = 0, progress: Progress = silent) -> Waveform:
+        """(B, 2, F, N) to (B, 2, T); the same seed gives the same waveform, whatever else is in the batch."""
+        ...
+
+    def frequencies(self) -> torch.Tensor:
+        """The centre frequency of each bin, (F,), Hz."""
+        ...
+
+    def num_frames(self, samples: int) -> int:
+        """N of so many audio samples."""
+        ...
+
+    def num_samples(self, frames: int) -> int:
+        """T of the waveform that so many frames decode to."""
+        ...
+
+
+FORMATS: dict[str, Any] = {"mel": MelFormat}
+"""Name in the settings -> class."""
+
+__all__ = ["FORMATS", "Format"]

@@ -1,0 +1,96 @@
+"""Short-time Fourier transforms that go piece by piece, so that they stay in the cache and in bounded memory.
+
+Letters: C channels, T time in audio samples, N frames, F frequency bins, W window length. Spectra are frame-major,
+(C, N, F), as the transform makes them.
+"""
+
+import torch
+from torch import Tensor
+
+from dualdiff.types import Waveform
+
+
+def hann_power_window(length: int, power: int) -> Tensor:
+    """The periodic Hann window to a power, (length,), float64."""
+    return torch.hann_window(length, dtype=torch.float64) ** power
+
+
+def cut(window: Tensor, half_length: int) -> Tensor:
+    """The middle of a periodic window, (2 half_length,), or all of it where it is not longer."""
+    middle = len(window) // 2
+    return window[max(0, middle - half_length) : middle + half_length]
+
+
+def reflected(waveform: Waveform, margin: int) -> Waveform:
+    """(C, T) to (C, T + 2 margin), mirrored at both ends, as often as a margin beyond T needs; T is at least 1."""
+    length = waveform.shape[-1]
+    if margin < length:
+        padded: Waveform = torch.nn.functional.pad(waveform[None], (margin, margin), mode="reflect")[0]
+        return padded
+    period = max(2 * (length - 1), 1)
+    place = torch.arange(-margin, length + margin, device=waveform.device) % period
+    return waveform[:, torch.minimum(place, period - place) if length > 1 else place]
+
+
+def magnitude(spectra: Tensor) -> Tensor:
+    """|spectra|, several times faster than `abs`, which guards against overflow. Overwrites its input."""
+    parts = torch.view_as_real(spectra).square_()
+    return (parts[..., 0] + parts[..., 1]).sqrt_()
+
+
+def to_unit(spectra: Tensor) -> Tensor:
+    """Spectra divided by their magnitude, in place; zero stays zero."""
+    parts = torch.view_as_real(spectra)
+    squares = parts.square()
+    parts *= (squares[..., 0] + squares[..., 1]).clamp_min_(1e-30).rsqrt_()[..., None]
+    return spectra
+
+
+class Stft:
+    """A centred transform: frame n is weighted by the window around audio sample n * hop_length.
+
+    The window's length W is even and at most `n_fft`; its phase counts from the window's first sample. With
+    `hop_length` samples between frames, N frames stand for (N - 1) hop_length samples on the way back.
+    """
+
+    def __init__(self, window: Tensor, n_fft: int, hop_length: int, device: str | torch.device = "cpu") -> None:
+        self.window = window.to(device, torch.float32)
+        self.n_fft, self.hop_length, self.half = n_fft, hop_length, len(window) // 2
+        self.overlaps = -(-len(window) // hop_length)
+        """How many frames cover one audio sample, at most."""
+
+    def spectra(self, padded: Waveform, first: int, last: int) -> Tensor:
+        """Frames `first` to `last` of a waveform already `reflected` by `half`, (C, last - first, F), complex."""
+        start = first * self.hop_length
+        part = padded[:, start : start + (last - first - 1) * self.hop_length + len(self.window)]
+        spectra: Tensor = torch.fft.rfft(part.unfold(-1, len(self.window), self.hop_length) * self.window, n=self.n_fft)
+        return spectra
+
+    def empty(self, channels: int, frames: int) -> Tensor:
+        """A buffer to `add` so many frames to."""
+        return self.window.new_zeros(channels, frames + self.overlaps - 1, self.hop_length)
+
+    def add(self, buffer: Tensor, spectra: Tensor, first: int) -> None:
+        """Overlap-add the frames of `spectra`, (C, n, F), to a buffer, from frame `first` on."""
+        pieces = torch.fft.irfft(spectra, n=self.n_fft)[..., : len(self.window)] * self.window
+        self._add(buffer, pieces, first)
+
+    def _add(self, buffer: Tensor, pieces: Tensor, first: int) -> None:
+        missing = self.overlaps * self.hop_length - pieces.shape[-1]
+        if missing:
+            pieces = torch.nn.functional.pad(pieces, (0, missing))
+        parts = pieces.reshape(*pieces.shape[:2], self.overlaps, self.hop_length)
+        for shift in range(self.overlaps):
+            buffer[:, first + shift : first + shift + parts.shape[1]] += parts[:, :, shift]
+
+    def envelope(self, frames: int) -> Tensor:
+        """What the windows, squared, of so many frames add up to, in a buffer of one channel."""
+        buffer = self.empty(1, frames)
+        self._add(buffer, self.window.square().expand(1, frames, -1), 0)
+        return buffer.clamp_min_(1e-8)
+
+    def finished(self, buffer: Tensor, envelope: Tensor) -> Waveform:
+        """The least-squares waveform of the frames in a buffer (Griffin and Lim 1984), (C, (N - 1) hop_length)."""
+        frames = buffer.shape[1] - self.overlaps + 1
+        waveform = (buffer / envelope).flatten(1)
+        return waveform[:, self.half : self.half + (frames - 1) * self.hop_length]
