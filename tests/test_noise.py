@@ -26,13 +26,13 @@ SIGMA_DATA, SIGMA_MIN, SIGMA_MAX = 0.5, 0.03, 80.0
 LOW, HIGH = math.log(SIGMA_MIN), math.log(SIGMA_MAX)
 
 
-def bumpy(sigma: Tensor) -> Tensor:
+def bumpy(log_sigma: Tensor) -> Tensor:
     """A log variance with a valley in the middle, as a trained model has."""
-    return 0.3 * (sigma.log() - 0.2) ** 2 + 0.2 * (3 * sigma.log()).sin()
+    return 0.3 * (log_sigma - 0.2) ** 2 + 0.2 * (3 * log_sigma).sin()
 
 
 def learned(temperature: float = 4.4, floor: float = 0.1, points: int = 65) -> Learned:
-    values = bumpy(log_sigma_grid(SIGMA_MIN, SIGMA_MAX, points).exp())
+    values = bumpy(log_sigma_grid(SIGMA_MIN, SIGMA_MAX, points))
     return Learned(values, temperature, floor, SIGMA_MIN, SIGMA_MAX)
 
 
@@ -118,13 +118,13 @@ def test_log_linear_is_uniform_in_the_logarithm():
 
 def test_the_learned_law_weighs_progress_against_its_floor():
     law, grid = learned(temperature=2.0, floor=0.25), log_sigma_grid(SIGMA_MIN, SIGMA_MAX, 65)
-    follows = (-2.0 * bumpy(grid.exp())).exp()
+    follows = (-2.0 * bumpy(grid)).exp()
     follows = follows / torch.trapezoid(follows, grid)
     torch.testing.assert_close(law.log_density(grid).exp(), 0.75 * follows + 0.25 / (HIGH - LOW))
 
 
 def test_the_learned_law_does_not_care_for_the_level_of_u():
-    values = bumpy(log_sigma_grid(SIGMA_MIN, SIGMA_MAX, 65).exp())
+    values = bumpy(log_sigma_grid(SIGMA_MIN, SIGMA_MAX, 65))
     shifted = Learned(values - 900.0, 4.4, 0.1, SIGMA_MIN, SIGMA_MAX)
     torch.testing.assert_close(shifted.density, learned().density)
 
@@ -172,12 +172,15 @@ def test_the_temperature_of_the_learned_law_warms_up_from_uniform():
     torch.testing.assert_close(density(config, 0), LAWS["log-linear"].log_density(points))
     half = NoiseConfig(law="learned", learned_temperature=2.2, learned_warmup_steps=0)
     torch.testing.assert_close(density(config, 50), density(half, 0))
+    values = bumpy(log_sigma_grid(SIGMA_MIN, SIGMA_MAX))
+    warm = Learned(values, config.learned_temperature, config.learned_floor, SIGMA_MIN, SIGMA_MAX)
+    torch.testing.assert_close(density(config, 100), warm.log_density(points))
     assert torch.equal(density(config, 100), density(config, 5000))
 
 
 def test_the_learned_law_asks_the_model_without_a_graph():
     gain = torch.ones(1, requires_grad=True)
-    law = make_law(NoiseConfig(), SIGMA_MIN, SIGMA_DATA, lambda sigma: gain * bumpy(sigma), step=10_000)
+    law = make_law(NoiseConfig(), SIGMA_MIN, SIGMA_DATA, lambda log_sigma: gain * bumpy(log_sigma), step=10_000)
     assert not law.sigma(torch.tensor([0.5])).requires_grad
     with pytest.raises(ValueError, match="needs u"):
         make_law(NoiseConfig(), SIGMA_MIN, SIGMA_DATA, None, step=0)

@@ -197,11 +197,11 @@ def log_sigma_grid(sigma_min: float, sigma_max: float, points: int = GRID_POINTS
 
 
 def make_law(
-    config: NoiseConfig, sigma_min: float, sigma_data: float, u: Callable[[Sigma], Tensor] | None, step: int
+    config: NoiseConfig, sigma_min: float, sigma_data: float, u: Callable[[Tensor], Tensor] | None, step: int
 ) -> NoiseLaw:
     """The law that the settings name, as it is at a training step.
 
-    `u` maps noise levels (G,), float32 on the CPU, to the model's log variances (G,); only the learned law asks it.
+    `u` maps ln s (G,), float64 on the CPU, to the model's log variances (G,); only the learned law asks it.
     That law starts uniform at step 0, while u means nothing yet, and its T rises linearly over the warm-up.
 
     Raises:
@@ -221,7 +221,7 @@ def make_law(
     if u is None:
         raise ValueError("the learned law needs u")
     with torch.no_grad():
-        values = u(log_sigma_grid(sigma_min, sigma_max).exp().float())
+        values = u(log_sigma_grid(sigma_min, sigma_max))
     warmed_up = min(step / config.learned_warmup_steps, 1.0) if config.learned_warmup_steps else 1.0
     return Learned(values, config.learned_temperature * warmed_up, config.learned_floor, sigma_min, sigma_max)
 

@@ -10,11 +10,10 @@ I = 2B pictures (one per clip and channel), L = I n K columns of one strip of bl
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from dualdiff.config import setting
@@ -102,10 +101,12 @@ class SpectralLoss2d(nn.Module):
         if self.config.random_offset and generator is not None:
             drawn = torch.randint(step, (2,), generator=generator, device=generator.device).tolist()
             offset = (drawn[0], drawn[1])
-        strips = [_column_spectra(picture, tables, step, offset) for picture in (reconstruction, target)]
-        constants = [table.to(reconstruction) for table in (tables.rows, tables.amplitude_weight, tables.phase_weight)]
-        amplitude, phase = _BlockDistances.apply(*strips, *constants, tables.size, step)
-        return amplitude, phase
+        given, wanted = (_column_spectra(picture, tables, step, offset) for picture in (reconstruction, target))
+        values, slopes = _block_distances(given.detach(), wanted, tables, step, differentiate=given.requires_grad)
+        if slopes is None:
+            return values[0], values[1]
+        change = given - given.detach()  # zero, with a gradient: carries the slopes, which are known already
+        return values[0] + (change * slopes[:, 0]).sum(), values[1] + (change * slopes[:, 1]).sum()
 
 
 def pointwise_loss(reconstruction: Sample, target: Sample) -> Tensor:
@@ -151,54 +152,37 @@ def _column_spectra(picture: Tensor, tables: BlockTables, step: int, offset: tup
     return parts.transpose(1, 2).reshape(2 * blocks.shape[0], -1)
 
 
-class _BlockDistances(torch.autograd.Function):
+@torch.no_grad()
+def _block_distances(
+    given: Tensor, wanted: Tensor, tables: BlockTables, step: int, *, differentiate: bool
+) -> tuple[Tensor, Tensor | None]:
     """The transform over bins, and both distances, for all blocks of one size.
 
+    Takes strips of reconstruction and target (2 padded F, L); gives the mean distances of amplitude and of phase (2,),
+    and on demand their derivatives by the strip of the reconstruction (2 padded F, 2, L).
+
     The spectra of overlapping blocks hold overlap^2 times the numbers of the sample. They are made, compared and
-    differentiated strip by strip and never stored: only the derivatives by the strips' input are, one per distance.
-    Against letting autograd store and replay every intermediate, that takes a fifth of the time at overlap 8.
+    differentiated a few rows of blocks at a time and never stored, which takes a fifth of the time that autograd
+    needs to store and replay every intermediate at overlap 8.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        strips: Tensor,
-        target: Tensor,
-        rows: Tensor,
-        amplitude_weight: Tensor,
-        phase_weight: Tensor,
-        size: int,
-        step: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Strips of reconstruction and target (2 padded F, L) to the mean distances of amplitude and of phase."""
-        height, width = strips.shape
-        count = (height // 2 - size) // step + 1
-        view = ((count, 2 * size, width), (2 * step * width, width, 1))
-        given, wanted = strips.contiguous().as_strided(*view), target.contiguous().as_strided(*view)
-        amplitude_weight, phase_weight = _repeated(amplitude_weight, width), _repeated(phase_weight, width)
-        limit = CPU_STRIP_ELEMENTS if strips.device.type == "cpu" else GPU_STRIP_ELEMENTS
-        at_once = max(1, limit // (size * width))
-        slopes = strips.new_zeros(height, 2, width) if ctx.needs_input_grad[0] else None
-        sums: list[Tensor] = []
-        for first in range(0, count, at_once):
-            pair = rows @ given[first : first + at_once], rows @ wanted[first : first + at_once]
-            total, by_spectrum = _compare(*pair, amplitude_weight, phase_weight, differentiate=slopes is not None)
-            sums.append(total)
-            if slopes is not None:
-                for index, by_strip in enumerate(rows.T @ by_spectrum.flatten(2), start=first):
-                    slopes[2 * step * index : 2 * (step * index + size)] += by_strip.view(-1, 2, width)
-        elements = count * size * width
+    height, width = given.shape
+    size, count = tables.size, (height // 2 - tables.size) // step + 1
+    view = ((count, 2 * size, width), (2 * step * width, width, 1))
+    given_blocks, wanted_blocks = given.contiguous().as_strided(*view), wanted.contiguous().as_strided(*view)
+    rows = tables.rows.to(given)
+    weights = [_repeated(weight.to(given), width) for weight in (tables.amplitude_weight, tables.phase_weight)]
+    at_once = max(1, (CPU_STRIP_ELEMENTS if given.device.type == "cpu" else GPU_STRIP_ELEMENTS) // (size * width))
+    slopes = given.new_zeros(height, 2, width) if differentiate else None
+    sums: list[Tensor] = []
+    for first in range(0, count, at_once):
+        pair = rows @ given_blocks[first : first + at_once], rows @ wanted_blocks[first : first + at_once]
+        total, by_spectrum = _compare(*pair, weights[0], weights[1], differentiate=differentiate)
+        sums.append(total)
         if slopes is not None:
-            ctx.save_for_backward(slopes.div_(elements))
-        amplitude, phase = (torch.stack(sums).sum(0) / elements).unbind()
-        return amplitude, phase
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient by the strips; the target and the constants have none."""
-        (slopes,) = ctx.saved_tensors
-        return grads[0] * slopes[:, 0] + grads[1] * slopes[:, 1], None, None, None, None, None, None
+            for index, by_strip in enumerate(rows.T @ by_spectrum.flatten(2), start=first):
+                slopes[2 * step * index : 2 * (step * index + size)] += by_strip.view(-1, 2, width)
+    elements = count * size * width
+    return torch.stack(sums).sum(0) / elements, None if slopes is None else slopes.div_(elements)
 
 
 def _repeated(weight: Tensor, width: int) -> Tensor:
