@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dualdiff import audio, cli
+from dualdiff.data import measure
 
 torch.set_num_threads(1)
 
@@ -74,3 +75,18 @@ def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def project(tmp_path: Path, music: Path, run_cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a new project (nano) whose music is the tiny collection, not yet scanned."""
+    monkeypatch.setattr(measure, "FILES_PER_PROCESS", 1000)  # so few files are measured sooner than a process starts
+    folder = tmp_path / "a project"
+    assert run_cli("init", "--preset", "nano", "--project", folder).code == 0
+    settings = folder / "dualdiff.toml"
+    text = settings.read_text(encoding="utf-8")
+    text = text.replace('folder = "music"', f'folder = "{music.as_posix()}"').replace(
+        "min_duration_s = 10.0", "min_duration_s = 1.0"
+    )
+    settings.write_text(text, encoding="utf-8")
+    return folder

@@ -1,0 +1,100 @@
+"""Clips as files: names, recipes in tags, and what is refused before any work is done."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dualdiff import audio
+from dualdiff.clips import Job, Request, again, differences, read_recipe, require_free, series, write_clip
+from dualdiff.errors import DataError, DualdiffError, UsageError
+from dualdiff.files import sha256_of
+from dualdiff.pipeline import Clip, GenerateConfig
+
+REQUEST = Request(
+    games={"Déjà Vu, the Game": 0.7, "Noiz2sa": 0.3}, length_s=1.5, seed=7, config=GenerateConfig(steps=9)
+)
+RECIPE = {
+    "dualdiff": "0.1.0", "model": "abc", "games": REQUEST.games, "length_s": 1.5, "seed": 7, "steps": 9,
+    "sampler": "heun", "cfg_scale": 3.0, "device": "cpu",
+}  # fmt: skip
+
+
+def clip(**changes):
+    return Clip(torch.randn(2, 4800).mul(0.1).clamp(-1, 1), 32000, {**RECIPE, **changes})
+
+
+def test_names_tell_games_seed_and_index():
+    assert [job.name for job in series(REQUEST, 2)] == [
+        "déjà-vu-the-game+noiz2sa-seed7-00.flac",
+        "déjà-vu-the-game+noiz2sa-seed8-01.flac",
+    ]
+    assert series(replace(REQUEST, games={}), 1)[0].name == "any-seed7-00.flac"
+    assert series(replace(REQUEST, games={"A": 1.0, "B": 0.0}), 1)[0].name == "a-seed7-00.flac"
+    assert len(series(replace(REQUEST, games={"../x" * 99: 1.0}), 1)[0].name) < 120
+
+
+def test_seeds_count_up_so_that_a_later_clip_is_the_first_of_a_later_seed():
+    assert series(REQUEST, 3)[2].request == series(replace(REQUEST, seed=9), 1)[0].request
+
+
+@pytest.mark.parametrize("suffix", ["flac", "wav", "ogg", "mp3"])
+def test_a_recipe_comes_back_from_the_tags(tmp_path, suffix):
+    path = tmp_path / "new folder" / f"clip.{suffix}"
+    write_clip(path, clip())
+    assert read_recipe(path) == RECIPE
+    assert audio.probe(path).tags["title"] == "Déjà Vu, the Game + Noiz2sa"
+    job = again(path, "abc")
+    assert job.name == f"clip-again.{suffix}"
+    assert job.recipe == RECIPE
+    expected = GenerateConfig(steps=9, sampler="heun", cfg_scale=3.0, file_format=suffix)
+    assert job.request == replace(REQUEST, config=expected)
+
+
+def test_another_model_is_refused_by_name(tmp_path):
+    write_clip(tmp_path / "clip.flac", clip())
+    with pytest.raises(DataError, match="made with the model abc, this one is def"):
+        again(tmp_path / "clip.flac", "def")
+
+
+def test_audio_without_a_recipe_is_refused(tmp_path, music):
+    with pytest.raises(DataError, match="no recipe"):
+        read_recipe(music / "Bubble Bay" / "01 tune.flac")
+    audio.write(tmp_path / "other.flac", torch.zeros(2, 3200), 32000, comment=json.dumps({"seed": 3}))
+    with pytest.raises(DataError, match="no recipe"):
+        read_recipe(tmp_path / "other.flac")
+
+
+def test_a_variation_needs_the_same_file_again(tmp_path, music):
+    source = music / "Bubble Bay" / "01 tune.flac"
+    varied = {"file": str(source), "sha256": sha256_of(source), "strength": 0.4}
+    write_clip(tmp_path / "clip.flac", clip(init=varied))
+    request = again(tmp_path / "clip.flac", "abc").request
+    assert (request.init, request.strength) == (source, 0.4)
+    write_clip(tmp_path / "clip.flac", clip(init={**varied, "sha256": "0"}))
+    with pytest.raises(DataError, match="gone or has changed"):
+        again(tmp_path / "clip.flac", "abc")
+
+
+def test_a_strength_without_a_clip_to_vary_is_refused():
+    with pytest.raises(UsageError, match="needs a clip"):
+        replace(REQUEST, strength=0.5)
+
+
+def test_existing_files_and_unwritable_folders_are_refused_beforehand(tmp_path):
+    taken = tmp_path / "taken.flac"
+    taken.write_text("mine")
+    with pytest.raises(UsageError, match=r"taken\.flac exists already"):
+        require_free([tmp_path / "free.flac", taken], force=False)
+    require_free([taken], force=True)
+    with pytest.raises(DualdiffError, match="cannot be written to"):
+        require_free([taken / "clip.flac"], force=False)
+    assert taken.read_text() == "mine"
+    assert sorted(tmp_path.iterdir()) == [taken]
+
+
+def test_differences_between_two_renderings_are_named():
+    assert differences(RECIPE, RECIPE) == {}
+    assert differences(RECIPE, {**RECIPE, "device": "cuda", "new": 1}) == {"device": ("cpu", "cuda")}
+    assert Job("x", REQUEST, {}).recipe == {}

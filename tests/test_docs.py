@@ -1,0 +1,89 @@
+"""Documents say what is: settings, commands, options, paths and make targets that they name exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from dualdiff import cli
+from dualdiff.settings import example_toml
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TREE = next(block for block in re.findall(r"```\n(.*?)```", README, re.DOTALL) if block.startswith("dualdiff/"))
+COMMAND_LINES = sorted(set(re.findall(r"(?<![\w./-])dualdiff ((?:[a-z]+\b ?)+[^\n`#|]*)", README)))
+GROUP = typer.main.get_command(cli.app)
+
+
+def test_the_example_holds_every_setting():
+    assert (ROOT / "dualdiff.toml.example").read_text(encoding="utf-8") == example_toml()
+
+
+def command_of(words):
+    """The command that the words begin with, or None where they are no command line but a sentence."""
+    command = GROUP
+    for word in words:
+        subcommands = getattr(command, "commands", {})
+        if word not in subcommands:
+            break
+        command = subcommands[word]
+    return command if command is not GROUP and not getattr(command, "commands", {}) else None
+
+
+def test_every_stage_is_in_the_readme():
+    shown = {command_of(line.split()) for line in COMMAND_LINES} - {None}
+    for line in ("init", "dataset scan", "vae train", "encode", "unet train", "generate", "doctor", "inspect x"):
+        assert command_of(line.split()) in shown
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    dualdiff (.*?)(?:\s+#.*)?$", README, re.MULTILINE))
+def test_command_lines_of_the_readme_exist(line):
+    command = command_of(line.split())
+    assert command is not None, f"dualdiff {line}"
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert set(re.findall(r"--[a-z-]+", line)) <= known
+
+
+def test_commands_named_in_passing_exist():
+    for words in re.findall(r"`dualdiff ([a-z ]+)", README):
+        assert command_of(words.split()) is not None, f"dualdiff {words}"
+
+
+def tree_entries():
+    """The files and folders that the tree in the README names, from the root; a line's folder holds the files after it."""
+    for line in TREE.splitlines():
+        inside = Path("dualdiff" if line.startswith(" ") else "")
+        names = [word.strip(",") for word in line.split() if re.fullmatch(r"[\w./]+(\.py|/),?", word)]
+        if inside.parts and names and names[0].endswith("/"):
+            yield inside / names[0]
+            inside, names = inside / names[0], names[1:]
+        yield from (inside / name for name in names)
+
+
+def test_paths_in_the_tree_exist():
+    missing = [str(path) for path in tree_entries() if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_every_unit_of_the_package_is_in_the_tree():
+    units = {path.name for path in (ROOT / "dualdiff").iterdir() if not path.name.startswith(("_", "py.typed"))}
+    named = {path.parts[1] for path in tree_entries() if path.parts[0] == "dualdiff" and len(path.parts) > 1}
+    assert units <= named, f"not in the tree of the README: {sorted(units - named)}"
+
+
+def test_files_named_in_passing_exist():
+    named = re.findall(r"`((?:examples|benchmarks|dualdiff|tests)/[\w./-]+)`", README)
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert {"test", "demo", "lint", "types", "bench", "clean"} <= targets
+    assert set(re.findall(r"(?:`|^    )make ([a-z]+)", README, re.MULTILINE)) <= targets
+
+
+def test_no_placeholder_is_left():
+    assert not re.findall(r"@[A-Z]+@|TODO|FIXME|XXX", README)
