@@ -55,21 +55,25 @@ def spread(
         for k in range(bins):
             if rank[known_frames - 1, k] < order.size:
                 heapq.heappush(heap, rank[known_frames - 1, k])
-    for start in order:
-        if not settled[start // bins, start % bins]:
-            settled[start // bins, start % bins] = True
-            heapq.heappush(heap, rank[start // bins, start % bins])
-        while len(heap) > 0:
+    reached = 0
+    while len(heap) > 0 or reached < order.size:
+        if len(heap) == 0:  # the loudest cell of the next island, or one settled before
+            n, k = order[reached] // bins, order[reached] % bins
+            reached += 1
+            if settled[n, k]:
+                continue
+            settled[n, k] = True
+        else:
             cell = order[heapq.heappop(heap)]
             n, k = cell // bins, cell % bins
-            for step_n, step_k in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-                m, j = n + step_n, k + step_k
-                if 0 <= m < frames and 0 <= j < bins and not settled[m, j]:
-                    along_frames = 0.5 * step_n * (per_frame[n, k] + per_frame[m, j])
-                    along_bins = 0.5 * step_k * (per_bin[n, k] + per_bin[m, j])
-                    phase[m, j] = phase[n, k] + along_frames + along_bins
-                    settled[m, j] = True
-                    heapq.heappush(heap, rank[m, j])
+        for step_n, step_k in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            m, j = n + step_n, k + step_k
+            if 0 <= m < frames and 0 <= j < bins and not settled[m, j]:
+                along_frames = 0.5 * step_n * (per_frame[n, k] + per_frame[m, j])
+                along_bins = 0.5 * step_k * (per_bin[n, k] + per_bin[m, j])
+                phase[m, j] = phase[n, k] + along_frames + along_bins
+                settled[m, j] = True
+                heapq.heappush(heap, rank[m, j])
 
 
 @functools.cache

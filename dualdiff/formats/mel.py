@@ -6,6 +6,7 @@ here, to save time, is below what float32 resolves (encoding) or 4e-5 of its sum
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -119,7 +120,7 @@ class MelFormat:
     @torch.no_grad()
     def decode(self, sample: Sample, *, seed: int = 0, progress: Progress = silent) -> Waveform:
         """(B, 2, F, N) to (B, 2, T), T = (N - 1) hop_length; the same seed gives each item the same waveform alone."""
-        recovery, inverse = self._recovery()
+        recovery, inverse = self._recovery
         waveforms = []
         for index, item in enumerate(sample):
 
@@ -134,6 +135,7 @@ class MelFormat:
             waveforms.append(recover(linear, item.shape[-1], recovery, seed=seed, progress=tell))
         return torch.stack(waveforms)
 
+    @cached_property
     def _recovery(self) -> tuple[Recovery, Tensor]:
         """How the phase is found, and the matrix (F, bins of its transform) from mel to linear magnitudes."""
         config = self.config

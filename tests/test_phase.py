@@ -1,0 +1,232 @@
+"""The way back: the phase gradient's formula, its integration, and what the polish makes of it."""
+
+import math
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from dualdiff import audio
+from dualdiff.formats import heap, phase
+from dualdiff.formats.mel import MelConfig, MelFormat
+from dualdiff.formats.stft import Stft, cut, hann_power_window, reflected
+from dualdiff.progress import silent
+
+MUSIC = Path(__file__).parents[1] / "examples" / "music"
+CONFIG = MelConfig()
+STFT = Stft(cut(hann_power_window(6400, 32), 1024), 2048, 256)
+
+
+def excerpt(duration_s: float = 1.5) -> torch.Tensor:
+    """Stereo music at about the format's loudness, whole frames long, (1, 2, T)."""
+    path = MUSIC / "Pekka Kana 2" / "song05.ogg"
+    waveform = audio.read(path, sample_rate=32000, start_s=20, duration_s=duration_s)
+    waveform = audio.gain_to(waveform, audio.loudness_lufs(waveform, 32000), -20.0)
+    return waveform[None, :, : waveform.shape[-1] // 256 * 256]
+
+
+def mel_error(made: MelFormat, decoded: torch.Tensor, sample: torch.Tensor) -> float:
+    """Spectral convergence of the mel magnitudes: |mel of the result - mel| / |mel|."""
+    linear = [(values * CONFIG.scale + CONFIG.mean).clamp_min(0) ** 4 for values in (made.encode(decoded), sample)]
+    return ((linear[0] - linear[1]).norm() / linear[1].norm()).item()
+
+
+def wrapped(angle: torch.Tensor) -> torch.Tensor:
+    """Angles as the equal ones from -pi to pi."""
+    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
+
+
+@pytest.mark.parametrize("rate_hz_per_s", [0.0, 4000.0])
+def test_the_gradient_is_that_of_a_tone_and_of_a_chirp(rate_hz_per_s):
+    """With a Gaussian window, phases rise by the trapezoid of the gradients wherever the window's cut is not heard."""
+    std = CONFIG.window_std
+    place = torch.arange(-1024, 1024, dtype=torch.float64)
+    stft = Stft(torch.exp(-(place**2) / (2 * std**2)), 2048, 256)
+    time = torch.arange(32000, dtype=torch.float64) / 32000
+    chirp = torch.sin(2 * math.pi * (3003.0 * time + rate_hz_per_s / 2 * time.square())).float()[None]
+    spectra = stft.spectra(reflected(chirp, stft.half), 0, 126)[0][20:-20]
+    loud = spectra.abs() > 0.1 * spectra.abs().max()
+    loud[0] = loud[-1] = False  # one-sided differences are less exact
+    per_frame, per_bin = phase.phase_gradient(spectra.abs(), stft, std)
+    for gradient, axis in ((per_frame, 0), (per_bin, 1)):
+        length = spectra.shape[axis] - 1
+        here, there = (part.narrow(axis, start, length) for part, start in ((spectra, 0), (spectra, 1)))
+        both = loud.narrow(axis, 0, length) & loud.narrow(axis, 1, length)
+        predicted = (gradient.narrow(axis, 0, length) + gradient.narrow(axis, 1, length)) / 2
+        error = wrapped((there / here).angle() - predicted)[both]
+        assert both.sum() > 100
+        assert error.abs().max() < 0.01
+
+
+def field(frames: int = 12, bins: int = 9) -> tuple[np.ndarray, ...]:
+    """Magnitudes, two constant derivatives and the phase that they belong to."""
+    magnitude = np.random.default_rng(0).random((frames, bins), dtype=np.float32) + 0.1
+    per_frame, per_bin = (np.full_like(magnitude, slope) for slope in (0.3, -0.7))
+    exact = 0.3 * np.arange(frames)[:, None] - 0.7 * np.arange(bins)[None]
+    return magnitude, per_frame, per_bin, exact
+
+
+def test_integration_is_exact_on_a_plane_and_starts_from_what_is_known():
+    magnitude, per_frame, per_bin, exact = field()
+    phases = np.zeros_like(exact)
+    phases[:2] = exact[:2] + 5
+    heap.integrate(magnitude, per_frame, per_bin, phases, 2, 0.0)
+    assert np.allclose(phases, exact + 5, atol=1e-5)
+
+
+def test_integration_leaves_quiet_cells_and_goes_around_them():
+    magnitude, per_frame, per_bin, exact = field()
+    magnitude[4:8, 3] = 0.01
+    phases = np.full_like(exact, 100.0)
+    heap.integrate(magnitude, per_frame, per_bin, phases, 0, 0.1)
+    assert (phases[4:8, 3] == 100).all()
+    difference = (phases - exact)[magnitude >= 0.1]
+    assert np.allclose(difference, difference[0], atol=1e-5)
+    assert 100.0 in phases[magnitude >= 0.1]  # the loudest cell keeps the phase it came with
+
+
+def test_machine_code_does_what_the_python_says(monkeypatch):
+    magnitude = field(20, 30)[0]
+    slopes = np.random.default_rng(1).standard_normal((2, 20, 30), dtype=np.float32)
+    compiled, plain = np.zeros((20, 30)), np.zeros((20, 30))
+    heap.integrate(magnitude, slopes[0], slopes[1], compiled, 3, 0.2)
+    monkeypatch.setattr(heap, "_compiled", lambda: heap.spread)
+    heap.integrate(magnitude, slopes[0], slopes[1], plain, 3, 0.2)
+    assert np.allclose(compiled, plain)
+
+
+def test_a_package_folder_that_cannot_be_written_to_does_no_harm(monkeypatch):
+    def njit(signature, cache=False):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(numba, "njit", njit)
+    heap._compiled.cache_clear()
+    try:
+        assert heap._compiled() is heap.spread
+    finally:
+        heap._compiled.cache_clear()
+
+
+def test_magnitudes_with_a_phase_get_a_waveform_of_those_magnitudes():
+    """A true spectrogram is consistent; most of it is found again from the magnitudes alone."""
+    waveform = excerpt()[0]
+    magnitudes = STFT.spectra(reflected(waveform, STFT.half), 0, waveform.shape[-1] // 256 + 1).abs()
+    recovery = phase.Recovery(STFT, 40, CONFIG.window_std)
+    result = phase.recover(
+        lambda first, last: magnitudes[:, first:last], magnitudes.shape[1], recovery, seed=0, progress=silent
+    )
+    again = STFT.spectra(reflected(result, STFT.half), 0, magnitudes.shape[1]).abs()
+    assert (again - magnitudes).norm() < 0.1 * magnitudes.norm()
+
+
+def test_the_right_spectra_are_a_fixed_point():
+    waveform = excerpt()[0]
+    frames = waveform.shape[-1] // 256 + 1
+    mono = waveform[:1].expand(2, -1)
+    spectra = STFT.spectra(reflected(mono, STFT.half), 0, frames)
+    unit = (spectra / spectra.abs().clamp_min(1e-20))[:1]
+    result = phase.polish(STFT, spectra.abs(), unit, 3, held=None, progress=silent)
+    assert (result - mono).norm() < 1e-2 * mono.norm()
+
+
+@pytest.mark.parametrize(("kind", "few", "many", "bound"), [("pghi", 0, 40, 0.08), ("fgla", 2, 12, 0.2)])
+def test_iterations_bring_the_spectrogram_nearer(kind, few, many, bound):
+    waveform = excerpt()
+    errors = []
+    for iterations in (few, many):
+        made = MelFormat(MelConfig(phase=kind, phase_iterations=iterations))
+        sample = made.encode(waveform)
+        decoded = made.decode(sample)
+        assert decoded.shape == waveform.shape
+        errors.append(mel_error(made, decoded, sample))
+    assert errors[1] < 0.7 * errors[0]
+    assert errors[1] < bound
+
+
+def test_an_integrated_start_is_nearer_than_a_random_one(monkeypatch):
+    made = MelFormat(MelConfig(phase_iterations=2))
+    sample = made.encode(excerpt())
+    integrated = mel_error(made, made.decode(sample), sample)
+    monkeypatch.setattr(phase, "integrate", lambda *_: None)
+    assert integrated < 0.8 * mel_error(made, made.decode(sample), sample)
+
+
+def test_levels_are_preserved():
+    made, waveform = MelFormat(), excerpt()
+    decoded = made.decode(made.encode(waveform))
+    assert audio.loudness_lufs(decoded[0], 32000) == pytest.approx(audio.loudness_lufs(waveform[0], 32000), abs=0.5)
+    difference = 10 * (decoded.square().mean(-1) / waveform.square().mean(-1)).log10()
+    assert difference.abs().max() < 0.5
+
+
+def test_the_same_seed_gives_the_same_waveform_alone_or_in_a_batch():
+    made = MelFormat(MelConfig(phase_iterations=3))
+    sample = made.encode(torch.randn(2, 2, 256 * 20) * 0.1)
+    both = made.decode(sample, seed=4)
+    assert torch.equal(both, made.decode(sample, seed=4))
+    assert torch.equal(both[1:], made.decode(sample[1:], seed=4))
+    assert not torch.allclose(both, made.decode(sample, seed=5), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["pghi", "fgla"])
+@pytest.mark.parametrize("what", ["silence", "impulse", "constant", "noise beyond the scale"])
+def test_odd_samples_give_finite_waveforms(kind, what):
+    made = MelFormat(MelConfig(phase=kind, phase_iterations=4))
+    waveform = torch.zeros(1, 2, 256 * 30)
+    if what == "impulse":
+        waveform[..., 4000] = 1
+    elif what == "constant":
+        waveform += 0.5
+    sample = made.encode(waveform)
+    if what == "noise beyond the scale":
+        sample = torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)) * 5
+    decoded = made.decode(sample)
+    assert decoded.shape == waveform.shape
+    assert torch.isfinite(decoded).all()
+    if what == "silence":
+        assert decoded.abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", ["pghi", "fgla"])
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_the_shortest_samples_decode(kind, frames):
+    made = MelFormat(MelConfig(phase=kind, phase_iterations=3))
+    decoded = made.decode(torch.randn(1, 2, 256, frames))
+    assert decoded.shape == (1, 2, (frames - 1) * 256)
+    assert torch.isfinite(decoded).all()
+
+
+def test_pieces_join_without_a_seam(monkeypatch):
+    made, waveform = MelFormat(), excerpt(3.2)
+    sample = made.encode(waveform)
+    whole = mel_error(made, made.decode(sample), sample)
+    monkeypatch.setattr(phase, "MAX_CELLS", 160 * 1025)
+    decoded = made.decode(sample)
+    assert decoded.shape == waveform.shape
+    assert mel_error(made, decoded, sample) < 1.1 * whole + 0.005
+    seam = slice(110, 150)
+    assert mel_error(made, decoded, sample) * 1.5 > _error_in(made, decoded, sample, seam)
+
+
+def _error_in(made: MelFormat, decoded: torch.Tensor, sample: torch.Tensor, frames: slice) -> float:
+    linear = [(values * CONFIG.scale + CONFIG.mean).clamp_min(0) ** 4 for values in (made.encode(decoded), sample)]
+    return ((linear[0] - linear[1])[..., frames].norm() / linear[1][..., frames].norm()).item()
+
+
+def test_channels_share_their_magnitudes_for_two_thirds_and_end_with_their_own():
+    weights = [phase.stereo_weight(iteration, 100) for iteration in range(101)]
+    assert weights[:68] == [0.0] * 68
+    assert weights[100] == 1.0
+    assert weights[83] == pytest.approx((0.83 - 0.67) / 0.33)
+    assert phase.stereo_weight(0, 0) == 1.0
+
+
+def test_progress_is_told_over_all_of_a_batch():
+    told = []
+    made = MelFormat(MelConfig(phase_iterations=2))
+    made.decode(torch.randn(2, 2, 256, 8), progress=lambda done, total, note="": told.append(done / total))
+    assert told == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0])
