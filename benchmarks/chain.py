@@ -60,15 +60,27 @@ def main() -> None:
         rows = [("init", measure(folder, "init", "--preset", "nano", "--name", "chain"), "")]
         rows.append(("dataset scan", measure(folder, "dataset", "scan", str(MUSIC)), "16 tracks, 16 min"))
         rows.append(
-            ("format roundtrip", measure(folder, "format", "roundtrip", str(track), "--seconds", "10", "--out", "roundtrip"), "10 s of audio")
+            (
+                "format roundtrip",
+                measure(folder, "format", "roundtrip", str(track), "--seconds", "10", "--out", "roundtrip"),
+                "10 s of audio",
+            )
         )
         settings = open_project(folder).settings
         for stage, section in (("vae train", settings.vae_train), ("unet train", settings.unet_train)):
             if stage == "unet train":
-                rows.append(("encode", encoded := measure(folder, "encode"), f"{16 * 60 / encoded.seconds:.0f} s of audio a second"))
+                rows.append(
+                    (
+                        "encode",
+                        encoded := measure(folder, "encode"),
+                        f"{16 * 60 / encoded.seconds:.0f} s of audio a second",
+                    )
+                )
             cost = measure(folder, *stage.split())
             samples = section.steps * section.batch_size
-            rows.append((stage, cost, f"{samples} samples of {section.crop_s:g} s, {samples / cost.seconds:.1f} samples/s"))
+            rows.append(
+                (stage, cost, f"{samples} samples of {section.crop_s:g} s, {samples / cost.seconds:.1f} samples/s")
+            )
         mix = "Pekka Kana 2:0.7,Noiz2sa:0.3"
         cost = measure(folder, "generate", "--game", mix, "--length", f"{CLIP_S:g}", "--out", "clips")
         rows.append(("generate", cost, f"{CLIP_S:g} s of audio"))

@@ -110,7 +110,9 @@ def parse_override(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     key = key.strip()
     if not equals or "." not in key:
-        raise ConfigError(f"--set {override}: not of the form section.key=value", "for example --set vae.train.steps=24")
+        raise ConfigError(
+            f"--set {override}: not of the form section.key=value", "for example --set vae.train.steps=24"
+        )
     try:
         return key, tomli.loads(f"value = {value}")["value"]
     except tomli.TOMLDecodeError:
@@ -166,7 +168,9 @@ def _descend(table: Table, name: str, source: Source) -> Table:
     for part in name.split("."):
         table = table.get(part, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"{source.where(name)}: {name} is a section, not a value", f"write [{name}] above its keys")
+            raise ConfigError(
+                f"{source.where(name)}: {name} is a section, not a value", f"write [{name}] above its keys"
+            )
     return table
 
 

@@ -25,7 +25,9 @@ def select_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = next(kind for kind, here in present.items() if here)
     if not present.get(name.partition(":")[0], False):
-        raise UsageError(f'device "{name}" is not on this machine', "use device auto or cpu; `dualdiff doctor` says what is here")
+        raise UsageError(
+            f'device "{name}" is not on this machine', "use device auto or cpu; `dualdiff doctor` says what is here"
+        )
     return torch.device(name)
 
 

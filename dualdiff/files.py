@@ -30,7 +30,8 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         raise DualdiffError(
-            f"{path} cannot be written: {error.strerror or error}", "nothing already there was changed; check space and permissions"
+            f"{path} cannot be written: {error.strerror or error}",
+            "nothing already there was changed; check space and permissions",
         ) from error
 
 

@@ -42,7 +42,9 @@ class GenerateConfig:
     cfg_sigma_min: float = setting(0.0, "guidance acts above this noise level", minimum=0)
     cfg_sigma_max: float = setting(1000.0, "guidance acts up to this noise level", above=0)
     file_format: Literal["flac", "wav", "ogg", "mp3"] = setting("flac", "kind of audio file")
-    loudness_lufs: float = setting(-16.0, "loudness of a clip, LUFS; lowered where it would clip", minimum=-60, maximum=0)
+    loudness_lufs: float = setting(
+        -16.0, "loudness of a clip, LUFS; lowered where it would clip", minimum=-60, maximum=0
+    )
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ class Pipeline:
         self._denoiser = Denoiser(network or model.unet, SIGMA_DATA)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "auto", precision: str = "auto", compile: bool = False) -> "Pipeline":  # noqa: A002
+    def load(
+        cls, folder: str | Path, device: str = "auto", precision: str = "auto", compile: bool = False
+    ) -> "Pipeline":  # noqa: A002
         """Open a model folder.
 
         Raises:
@@ -133,15 +137,23 @@ class Pipeline:
             noise = noise + self._fitted(self.encode(init), shape[-1]) / sigmas[0].item()
         interval = (config.cfg_sigma_min, config.cfg_sigma_max)
         denoise = guided(self._denoiser, labels, config.cfg_scale, interval)
-        latents = SAMPLERS[config.sampler](denoise, noise, sigmas, lambda done, total: progress(done, total, "sampling"))
-        waveform = self.decode(latents, seed=Stream(seed).seed_for("phase"))[:, : round(length_s * self.format.sample_rate)]
+        latents = SAMPLERS[config.sampler](
+            denoise, noise, sigmas, lambda done, total: progress(done, total, "sampling")
+        )
+        waveform = self.decode(latents, seed=Stream(seed).seed_for("phase"))[
+            :, : round(length_s * self.format.sample_rate)
+        ]
         recipe = {
             "dualdiff": __version__,
             "model": self.model.unet_hash,
             "games": dict(games or {}),
             "length_s": length_s,
             "seed": seed,
-            **{key: value for key, value in plain(config).items() if key not in ("model", "out", "file_format", "length_s")},
+            **{
+                key: value
+                for key, value in plain(config).items()
+                if key not in ("model", "out", "file_format", "length_s")
+            },
             "phase": plain(self.format.config).get("phase", ""),
             "device": self.device.type,
             "precision": str(vae.compute_dtype).removeprefix("torch."),
@@ -150,7 +162,9 @@ class Pipeline:
 
     def _frames(self, length_s: float) -> int:
         if not 0 < length_s <= MAX_LENGTH_S:
-            raise UsageError(f"a length of {length_s:g} s cannot be", f"a clip is longer than 0 and at most {MAX_LENGTH_S:g} seconds")
+            raise UsageError(
+                f"a length of {length_s:g} s cannot be", f"a clip is longer than 0 and at most {MAX_LENGTH_S:g} seconds"
+            )
         samples = round(length_s * self.format.sample_rate)
         multiple = self.frame_multiple
         frames = max(self.format.num_frames(samples), 1)
@@ -162,7 +176,10 @@ class Pipeline:
         weights = torch.zeros(1, len(self.games), device=self.device)
         for name, weight in games.items():
             if name not in self.games:
-                raise UsageError(f'this model knows no game "{name}"', did_you_mean(name, self.games) or f"it knows {', '.join(self.games)}")
+                raise UsageError(
+                    f'this model knows no game "{name}"',
+                    did_you_mean(name, self.games) or f"it knows {', '.join(self.games)}",
+                )
             weights[0, self.games.index(name)] = weight
         if games and float(weights.sum()) == 0:
             raise UsageError("the weights of the games sum to zero", "give at least one game a weight of its own")
@@ -170,7 +187,9 @@ class Pipeline:
 
     def _sigmas(self, config: GenerateConfig, strength: float) -> Tensor:
         if not 0 < strength <= 1:
-            raise UsageError(f"a strength of {strength:g} cannot be", "it is above 0 (nearly the same) and at most 1 (nearly free)")
+            raise UsageError(
+                f"a strength of {strength:g} cannot be", "it is above 0 (nearly the same) and at most 1 (nearly free)"
+            )
         sigma_min = self.model.space.sigma_min
         low, high = sigma_min ** (1 / config.rho), config.sigma_max ** (1 / config.rho)
         start = (low + strength * (high - low)) ** config.rho

@@ -1,7 +1,7 @@
 """The content of `dualdiff.toml`: one dataclass made of the configs of those who own them, and the presets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,26 @@ class Settings:
     vae_loss: VAEObjectiveConfig = section("vae.loss", VAEObjectiveConfig, "what the VAE is trained for")
     vae_spectral: SpectralLossConfig = section("vae.spectral", SpectralLossConfig, "the spectral loss of the VAE")
     vae_train: TrainConfig = _training(
-        "vae.train", "the training of the VAE", run="vae", steps=60000, crop_s=4.096, batch_size=16, decay_after_steps=20000
+        "vae.train",
+        "the training of the VAE",
+        run="vae",
+        steps=60000,
+        crop_s=4.096,
+        batch_size=16,
+        decay_after_steps=20000,
     )
     encode: EncodeConfig = section("encode", EncodeConfig, "tracks to latents")
     unet: UNetConfig = section("unet", UNetConfig, "the size of the UNet")
     unet_loss: UNetObjectiveConfig = section("unet.loss", UNetObjectiveConfig, "what the UNet is trained for")
     unet_noise: NoiseConfig = section("unet.noise", NoiseConfig, "the noise levels of training")
     unet_train: TrainConfig = _training(
-        "unet.train", "the training of the UNet", run="unet", steps=200000, crop_s=40.96, batch_size=32, decay_after_steps=35000
+        "unet.train",
+        "the training of the UNet",
+        run="unet",
+        steps=200000,
+        crop_s=40.96,
+        batch_size=32,
+        decay_after_steps=35000,
     )
     generate: GenerateConfig = section("generate", GenerateConfig, "how clips are written")
 
@@ -65,8 +77,35 @@ class Settings:
 SMALL: Table = {}
 
 NANO: Table = {
-    "vae": {"base_channels": 16, "channel_mults": [1, 2, 3, 4], "encoder_blocks": 1, "decoder_blocks": 1},
-    "unet": {"base_channels": 32, "embedding_channels": 128, "blocks": 1},
+    "vae": {
+        "base_channels": 16,
+        "channel_mults": [1, 2, 4, 8],
+        "encoder_blocks": 1,
+        "decoder_blocks": 1,
+        "target_snr": 8.0,
+    },
+    "vae.spectral": {"overlap": 2, "random_offset": True},
+    "vae.train": {
+        "steps": 200,
+        "crop_s": 1.024,
+        "batch_size": 8,
+        "warmup_steps": 20,
+        "decay_after_steps": 100,
+        "validate_every": 50,
+        "save_every": 100,
+    },
+    "encode": {"offsets": 2},
+    "unet": {"base_channels": 32, "blocks": 1, "embedding_channels": 128},
+    "unet.noise": {"learned_warmup_steps": 200},
+    "unet.train": {
+        "steps": 400,
+        "crop_s": 4.096,
+        "batch_size": 16,
+        "warmup_steps": 40,
+        "decay_after_steps": 200,
+        "validate_every": 100,
+        "save_every": 100,
+    },
 }
 
 SEED: Table = {
@@ -112,7 +151,17 @@ def preset(name: str) -> Settings:
     if name not in PRESETS:
         hint = did_you_mean(name, PRESETS) or f"presets: {', '.join(PRESETS)}"
         raise UsageError(f'there is no preset "{name}"', hint)
-    return config.assemble(Settings, PRESETS[name][0])
+    return config.assemble(Settings, _nested(PRESETS[name][0]))
+
+
+def _nested(sections: Table) -> Table:
+    """A table of dotted sections as the nested tables that TOML reads them into."""
+    nested: Table = {}
+    for name, values in sections.items():
+        for part in reversed(name.split(".")):
+            values = {part: values}
+        nested = config.merge(nested, values)
+    return nested
 
 
 def open_project(root: Path, overrides: Sequence[str] = ()) -> Project:
@@ -123,7 +172,10 @@ def open_project(root: Path, overrides: Sequence[str] = ()) -> Project:
     """
     path = root / FILE_NAME
     if not path.is_file():
-        raise ConfigError(f"there is no {FILE_NAME} in {root.resolve()}", "`dualdiff init` writes one; or name its folder with --project")
+        raise ConfigError(
+            f"there is no {FILE_NAME} in {root.resolve()}",
+            "`dualdiff init` writes one; or name its folder with --project",
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -143,7 +195,7 @@ def example_toml() -> str:
 
 def project_toml(preset_name: str, name: str) -> str:
     """The text of a new project's `dualdiff.toml`."""
-    table = config.merge(PRESETS[preset_name][0] if preset_name in PRESETS else {}, {"project": {"name": name}})
-    preset(preset_name)
+    settings = preset(preset_name)
+    settings = replace(settings, project=replace(settings.project, name=name))
     heading = f"Settings of a dualdiff project, from the preset `{preset_name}`: {PRESETS[preset_name][1]}."
-    return config.write(config.assemble(Settings, table), heading)
+    return config.write(settings, heading)

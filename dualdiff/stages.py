@@ -63,7 +63,9 @@ def train_vae(project: Project, progress: Progress = silent) -> TrainResult:
     torch.manual_seed(seed)
     vae = VAE(settings.vae, channels=made.channels, frequencies=made.frequencies()).to(device)
     vae.compute_dtype = select_precision(settings.project.precision, device)
-    objective = VAEObjective(vae, made, settings.vae_loss, settings.vae_spectral, _held_out_audio(held_out_rows, folder, made, frames))
+    objective = VAEObjective(
+        vae, made, settings.vae_loss, settings.vae_spectral, _held_out_audio(held_out_rows, folder, made, frames)
+    )
     identity = {"network": "vae", "config": plain(settings.vae), "format": format_hash(made)}
     run, model = _run(project, config, identity), project.root / "models" / config.run
 
@@ -97,7 +99,9 @@ def train_unet(project: Project, progress: Progress = silent) -> TrainResult:
     rows, held_out_rows = _rows(project)
     multiple = vae_model.vae.reduction * 2 ** (len(settings.unet.channel_mults) - 1)
     frames = _crop_frames(project, "unet.train", config, vae_model.format, multiple)
-    _require_enough(project, "unet.train", config, vae_model.format.num_samples(frames) / vae_model.format.sample_rate, rows)
+    _require_enough(
+        project, "unet.train", config, vae_model.format.num_samples(frames) / vae_model.format.sample_rate, rows
+    )
     seed = Stream(settings.project.seed).seed_for("unet")
     columns = frames // vae_model.vae.reduction
     source = LatentCrops(index, "train", columns, seed, config.game_temperature)
@@ -113,14 +117,23 @@ def train_unet(project: Project, progress: Progress = silent) -> TrainResult:
     ).to(device)
     unet.compute_dtype = dtype
     network = compiled(unet, device) if settings.project.compile else unet
-    held_out = LatentCrops(index, "validation", columns, 0, 1.0).examples(0, HELD_OUT) if index.has("validation", columns) else None
+    held_out = (
+        LatentCrops(index, "validation", columns, 0, 1.0).examples(0, HELD_OUT)
+        if index.has("validation", columns)
+        else None
+    )
     objective = UNetObjective(unet, vae_model, space, games, settings.unet_loss, settings.unet_noise, held_out, network)
     identity = {"network": "unet", "config": plain(settings.unet), "vae": vae_model.vae_hash, "games": list(games)}
     run, model = _run(project, config, identity), project.root / "models" / config.run
 
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
         facts = {"project": settings.project.name, "steps": steps, "dualdiff": __version__}
-        needed = {"games": list(games), "latent_mean": list(space.mean), "latent_std": list(space.std), "sigma_min": space.sigma_min}
+        needed = {
+            "games": list(games),
+            "latent_mean": list(space.mean),
+            "latent_std": list(space.std),
+            "sigma_min": space.sigma_min,
+        }
         save_unet(model, vae_model, unet, weights, {**facts, **needed}, _card(settings.project.name, facts, rows))
 
     steps = train(objective, source, config, run, device=device, seed=seed, export=export, progress=progress)
@@ -131,7 +144,9 @@ def _rows(project: Project) -> tuple[list[Row], list[Row]]:
     rows = read_ledger(project.ledger)
     training = used(rows, "train")
     if not training:
-        raise DataError(f"{project.ledger} holds no track to train on", "`dualdiff dataset scan` says what became of each file")
+        raise DataError(
+            f"{project.ledger} holds no track to train on", "`dualdiff dataset scan` says what became of each file"
+        )
     return training, used(rows, "validation")
 
 
@@ -144,7 +159,9 @@ def _crop_frames(project: Project, section: str, config: TrainConfig, made: Form
     frames = int(config.crop_s * made.sample_rate / made.hop_length) // multiple * multiple
     if frames == 0:
         least = multiple * made.hop_length / made.sample_rate
-        raise project.error(f"{section}.crop_s", f"= {config.crop_s:g} is too short", f"it must be at least {least:.3f} seconds")
+        raise project.error(
+            f"{section}.crop_s", f"= {config.crop_s:g} is too short", f"it must be at least {least:.3f} seconds"
+        )
     return frames
 
 

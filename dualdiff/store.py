@@ -129,14 +129,21 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> No
     own = module.state_dict()
     missing = sorted(own.keys() ^ tensors.keys())
     if missing:
-        raise DataError(f"{what} does not fit its architecture: {missing[0]} is only on one side", "it belongs to another model")
+        raise DataError(
+            f"{what} does not fit its architecture: {missing[0]} is only on one side", "it belongs to another model"
+        )
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
-            raise DataError(f"{what} does not fit its architecture: {name} has shape {tuple(tensors[name].shape)}", "it belongs to another model")
+            raise DataError(
+                f"{what} does not fit its architecture: {name} has shape {tuple(tensors[name].shape)}",
+                "it belongs to another model",
+            )
         tensor.copy_(tensors[name])
 
 
-def save_vae(folder: Path, format: Format, vae: VAE, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str) -> None:  # noqa: A002
+def save_vae(
+    folder: Path, format: Format, vae: VAE, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
+) -> None:  # noqa: A002
     """Write a model folder that holds a format and a VAE."""
     parts = {"format": format_hash(format)}
     write_json_atomically(folder / "format.json", configs.plain(format.config))
@@ -144,7 +151,9 @@ def save_vae(folder: Path, format: Format, vae: VAE, weights: Mapping[str, Tenso
     _finish(folder, parts, card)
 
 
-def save_unet(folder: Path, vae_model: VAEModel, unet: UNet, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str) -> None:
+def save_unet(
+    folder: Path, vae_model: VAEModel, unet: UNet, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
+) -> None:
     """Write a whole model folder: copies of the format and VAE it was trained on, then the UNet.
 
     `facts` must hold "games", "latent_mean", "latent_std" and "sigma_min": what generation needs besides weights.
@@ -189,12 +198,16 @@ def read_model_json(folder: Path) -> dict[str, Any]:
     path = folder / "model.json"
     if not path.is_file():
         what = "there is no folder" if not folder.exists() else "there is no model (no model.json) in"
-        raise DataError(f"{what} {folder}", "`dualdiff vae train` and `dualdiff unet train` write models; check the path")
+        raise DataError(
+            f"{what} {folder}", "`dualdiff vae train` and `dualdiff unet train` write models; check the path"
+        )
     found = read_json(path)
     if not isinstance(found, dict) or not isinstance(found.get("parts"), dict):
         raise DataError(f"{path} does not describe a dualdiff model", "copy the model again")
     if found.get("dualdiff_model") != VERSION:
-        raise DataError(f"{folder} is of model version {found.get('dualdiff_model')}, this is version {VERSION}", "update dualdiff")
+        raise DataError(
+            f"{folder} is of model version {found.get('dualdiff_model')}, this is version {VERSION}", "update dualdiff"
+        )
     return found
 
 
@@ -218,10 +231,16 @@ def _read_part(folder: Path, part: str, parts: Mapping[str, str]) -> tuple[dict[
     description = read_json(folder / f"{part}.json")
     weights = load_tensors(folder / f"{part}.safetensors")
     if _part_hash(folder, part, description) != parts[part]:
-        raise DataError(f"the {part} in {folder} is not the one that its model.json names", "files were mixed or cut short: make or copy it again")
+        raise DataError(
+            f"the {part} in {folder} is not the one that its model.json names",
+            "files were mixed or cut short: make or copy it again",
+        )
     for parent, expected in description["parents"].items():
         if parts.get(parent) != expected:
-            raise DataError(f"the {part} in {folder} was made with another {parent} than lies beside it", "files were mixed: make or copy it again")
+            raise DataError(
+                f"the {part} in {folder} was made with another {parent} than lies beside it",
+                "files were mixed: make or copy it again",
+            )
     return description, weights
 
 
@@ -234,11 +253,15 @@ def load_format(folder: Path, device: str | torch.device = "cpu") -> Format:
     parts = read_model_json(folder)["parts"]
     table = read_json(folder / "format.json")
     if table.get("name") not in FORMATS:
-        raise DataError(f"{folder} uses the format {table.get('name')}, which is not known here", "register it, or update dualdiff")
+        raise DataError(
+            f"{folder} uses the format {table.get('name')}, which is not known here", "register it, or update dualdiff"
+        )
     kind = FORMATS[table["name"]]
     made: Format = kind(configs.build(kind.Config, table, configs.Source(str(folder / "format.json"))), device=device)
     if format_hash(made) != parts["format"]:
-        raise DataError(f"the format in {folder} is not the one that its model.json names", "files were mixed: copy it again")
+        raise DataError(
+            f"the format in {folder} is not the one that its model.json names", "files were mixed: copy it again"
+        )
     return made
 
 
@@ -253,7 +276,11 @@ def load_vae(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtyp
     description, weights = _read_part(folder, "vae", parts)
     source = configs.Source(str(folder / "vae.json"))
     kind = MODELS[description["config"]["name"]]
-    vae = kind(configs.build(kind.Config, description["config"], source), channels=made.channels, frequencies=made.frequencies())
+    vae = kind(
+        configs.build(kind.Config, description["config"], source),
+        channels=made.channels,
+        frequencies=made.frequencies(),
+    )
     load_into(vae, weights, f"the vae in {folder}")
     return VAEModel(folder, made, ready(vae, device, dtype), parts["format"], parts["vae"])
 

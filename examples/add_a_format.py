@@ -66,4 +66,6 @@ if __name__ == "__main__":
     waveform = torch.randn(1, 2, made.num_samples(100)) * 0.1
     sample = made.encode(waveform)
     error = (made.decode(sample) - waveform).abs().max().item()
-    print(f"{settings.format.name}: {tuple(waveform.shape)} -> {tuple(sample.shape)}, largest error on the way back {error:.1e}")
+    print(
+        f"{settings.format.name}: {tuple(waveform.shape)} -> {tuple(sample.shape)}, largest error on the way back {error:.1e}"
+    )

@@ -36,7 +36,11 @@ TINY = [
     "dataset.min_duration_s=1",
     "dataset.validation_share=0.2",
     "generate.steps=2",
-    *(f"{kind}.train.{key}" for kind in ("vae", "unet") for key in ("steps=4", "save_every=1", "warmup_steps=2", "keep_checkpoints=9")),
+    *(
+        f"{kind}.train.{key}"
+        for kind in ("vae", "unet")
+        for key in ("steps=4", "save_every=1", "warmup_steps=2", "keep_checkpoints=9")
+    ),
 ]
 """Settings under which a stage takes about a second."""
 
@@ -63,7 +67,9 @@ def test_every_stage_leaves_its_files(chain: Path) -> None:
     assert sum(1 for _ in (chain / "dataset.jsonl").open()) == 8
     for run in ("vae", "unet"):
         folder = chain / "runs" / run
-        assert {"config.toml", "state.json", "metrics.jsonl", "tb", "checkpoints", "ema", "demos"} <= {p.name for p in folder.iterdir()}
+        assert {"config.toml", "state.json", "metrics.jsonl", "tb", "checkpoints", "ema", "demos"} <= {
+            p.name for p in folder.iterdir()
+        }
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert lines[-1]["step"] == 4
         assert any(key.startswith("validation/") for key in lines[-1])
@@ -128,7 +134,9 @@ def test_a_finished_training_does_nothing_but_export_again(chain: Path, tmp_path
         ("vae.train.batch_size=4000", "vae.train.batch_size = 4000 is larger than the data set"),
     ],
 )
-def test_settings_that_do_not_fit_the_data_are_refused_before_anything_runs(chain: Path, override: str, message: str) -> None:
+def test_settings_that_do_not_fit_the_data_are_refused_before_anything_runs(
+    chain: Path, override: str, message: str
+) -> None:
     project = open_project(chain, [*TINY, 'vae.train.run="never"', override])
     with pytest.raises(ConfigError, match=message):
         train_vae(project)

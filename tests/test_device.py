@@ -30,7 +30,9 @@ def test_networks_are_not_compiled_on_a_cpu() -> None:
     assert compiled(network, torch.device("cpu")) is network
 
 
-def test_where_compiling_fails_the_plain_network_answers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_compiling_fails_the_plain_network_answers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: object, **__: object) -> object:
         def call(*_: object) -> object:
             raise torch._dynamo.exc.BackendCompilerFailed(lambda: None, RuntimeError("no compiler"), [])

@@ -61,7 +61,15 @@ class Toy:
 
 
 def settings(**changes: object) -> TrainConfig:
-    base = {"run": "toy", "steps": 12, "batch_size": 4, "save_every": 4, "report_every": 3, "validate_every": 5, "warmup_steps": 4}
+    base = {
+        "run": "toy",
+        "steps": 12,
+        "batch_size": 4,
+        "save_every": 4,
+        "report_every": 3,
+        "validate_every": 5,
+        "warmup_steps": 4,
+    }
     return TrainConfig(**{**base, **changes})  # type: ignore[arg-type]
 
 
@@ -137,7 +145,16 @@ def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path) -> 
         "from pathlib import Path\nfrom test_loop import fit\n"
         "fit(Path(sys.argv[1]), steps=4, grad_accum_steps=int(sys.argv[2]))\n"
     )
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     found = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [*launch, str(script), str(tmp_path / "two"), "1"]

@@ -38,7 +38,10 @@ def test_an_error_about_a_setting_names_file_line_and_key(tmp_path: Path) -> Non
     assert error.message == "dualdiff.toml, line 6: vae.train.crop_s is too long"
     overridden = open_project(tmp_path, ["vae.train.crop_s=90"])
     assert overridden.settings.vae_train.crop_s == 90
-    assert overridden.error("vae.train.crop_s", "is too long").message == "--set vae.train.crop_s: vae.train.crop_s is too long"
+    assert (
+        overridden.error("vae.train.crop_s", "is too long").message
+        == "--set vae.train.crop_s: vae.train.crop_s is too long"
+    )
 
 
 def test_no_settings_file_says_how_to_get_one(tmp_path: Path) -> None:

@@ -11,9 +11,24 @@ from dualdiff.errors import DataError
 from dualdiff.formats import FORMATS
 from dualdiff.formats.mel import MelConfig
 from dualdiff.models import UNet, UNetConfig, VAE, VAEConfig
-from dualdiff.store import LatentSpace, load_format, load_model, load_vae, read_model_json, save_unet, save_vae, tensors_of
+from dualdiff.store import (
+    LatentSpace,
+    load_format,
+    load_model,
+    load_vae,
+    read_model_json,
+    save_unet,
+    save_vae,
+    tensors_of,
+)
 
-FACTS = {"games": ["A", "B"], "latent_mean": [0.1, 0, 0, 0], "latent_std": [1.1, 1, 1, 1], "sigma_min": 0.03, "steps": 7}
+FACTS = {
+    "games": ["A", "B"],
+    "latent_mean": [0.1, 0, 0, 0],
+    "latent_std": [1.1, 1, 1, 1],
+    "sigma_min": 0.03,
+    "steps": 7,
+}
 
 
 def write_model(folder: Path, seed: int = 0) -> Path:
@@ -22,7 +37,9 @@ def write_model(folder: Path, seed: int = 0) -> Path:
     config = VAEConfig(base_channels=4, channel_mults=(1, 1, 1, 1), encoder_blocks=1, decoder_blocks=1)
     vae = VAE(config, channels=made.channels, frequencies=made.frequencies())
     save_vae(folder / "vae", made, vae, tensors_of(vae), {"steps": 5}, "# a card\n")
-    unet_config = UNetConfig(base_channels=8, channel_mults=(1, 1), blocks=1, attention_levels=1, head_channels=8, embedding_channels=16)
+    unet_config = UNetConfig(
+        base_channels=8, channel_mults=(1, 1), blocks=1, attention_levels=1, head_channels=8, embedding_channels=16
+    )
     unet = UNet(unet_config, channels=4, games=2, frequencies=vae.latent_frequencies)
     for name, parameter in unet.named_parameters():
         if name.endswith("gain"):  # as if trained: these start at 0

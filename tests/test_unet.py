@@ -17,7 +17,11 @@ def tiny(games: int = 3, **changes: object) -> UNet:
 
 def inputs(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(batch, 4, 16, 8, generator=generator), torch.randn(batch, generator=generator), torch.eye(3)[:batch]
+    return (
+        torch.randn(batch, 4, 16, 8, generator=generator),
+        torch.randn(batch, generator=generator),
+        torch.eye(3)[:batch],
+    )
 
 
 def test_the_seed_size_has_the_parameters_of_the_design() -> None:

@@ -13,7 +13,9 @@ FREQUENCIES = torch.logspace(1.5, 4, 32)
 
 def tiny(**changes: object) -> VAE:
     torch.manual_seed(0)
-    config = VAEConfig(**{"base_channels": 8, "channel_mults": (1, 2, 2, 2), "encoder_blocks": 1, "decoder_blocks": 1, **changes})  # type: ignore[arg-type]
+    config = VAEConfig(
+        **{"base_channels": 8, "channel_mults": (1, 2, 2, 2), "encoder_blocks": 1, "decoder_blocks": 1, **changes}
+    )  # type: ignore[arg-type]
     return VAE(config, channels=2, frequencies=FREQUENCIES)
 
 
@@ -26,7 +28,11 @@ def test_latents_are_eight_times_smaller_each_way_and_decode_to_the_sample_shape
 
 def test_the_full_design_makes_32_times_fewer_numbers_than_the_waveform() -> None:
     with torch.device("meta"):
-        vae = VAE(VAEConfig(base_channels=8, encoder_blocks=1, decoder_blocks=1), channels=2, frequencies=torch.logspace(1, 4, 256))
+        vae = VAE(
+            VAEConfig(base_channels=8, encoder_blocks=1, decoder_blocks=1),
+            channels=2,
+            frequencies=torch.logspace(1, 4, 256),
+        )
         latents = vae.encode(torch.empty(1, 2, 256, 5568))
     assert latents.shape == (1, 4, 32, 696)
     assert 2 * 5568 * 256 / latents.numel() == 32

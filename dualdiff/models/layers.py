@@ -120,7 +120,9 @@ class FourierFeatures(nn.Module):
         super().__init__()
         quantiles = torch.arange(width, dtype=torch.float64) / (width - 1) * (1 - 1e-3)
         self.register_buffer("frequencies", (math.pi * torch.erfinv(quantiles)).float(), persistent=False)
-        self.register_buffer("phases", torch.tensor([math.pi / 2, 0.0]).repeat(width // 2 + 1)[:width], persistent=False)
+        self.register_buffer(
+            "phases", torch.tensor([math.pi / 2, 0.0]).repeat(width // 2 + 1)[:width], persistent=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,) to (B, width)."""

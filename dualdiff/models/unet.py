@@ -22,7 +22,9 @@ class UNetConfig:
 
     name: Literal["edm2"] = setting("edm2", "the architecture")
     base_channels: int = setting(64, "channels at full resolution", minimum=8)
-    channel_mults: tuple[int, ...] = setting((1, 2, 3, 4), "channels per level, in base channels; levels halve", minimum=1)
+    channel_mults: tuple[int, ...] = setting(
+        (1, 2, 3, 4), "channels per level, in base channels; levels halve", minimum=1
+    )
     blocks: int = setting(3, "blocks per level (the decoder has one more)", minimum=1)
     attention_levels: int = setting(2, "how many of the lowest levels attend", minimum=0)
     attention: Literal["full", "separable"] = setting("full", "attend over the plane, or over rows and columns in turn")
@@ -58,10 +60,16 @@ class UNet(nn.Module):
         self.output = MPConv(widths[0], channels)
         self.output_gain = nn.Parameter(torch.zeros(()))
 
-    def _block(self, level: int, source: int, target: int, kind: Any, resample: Any = "keep", attend: bool = True) -> Block:
+    def _block(
+        self, level: int, source: int, target: int, kind: Any, resample: Any = "keep", attend: bool = True
+    ) -> Block:
         config = self.config
         kinds: tuple[Any, ...] = ("plane",) if config.attention == "full" else ("row", "column")
-        attention = [Attention(target, config.head_channels, along) for along in kinds] if self._attends(level) and attend else []
+        attention = (
+            [Attention(target, config.head_channels, along) for along in kinds]
+            if self._attends(level) and attend
+            else []
+        )
         return Block(
             source,
             target,

@@ -22,7 +22,9 @@ class VAEConfig:
 
     name: Literal["mpvae"] = setting("mpvae", "the architecture")
     base_channels: int = setting(48, "channels at full resolution", minimum=4)
-    channel_mults: tuple[int, ...] = setting((1, 2, 3, 5), "channels per level, in base channels; levels halve", minimum=1)
+    channel_mults: tuple[int, ...] = setting(
+        (1, 2, 3, 5), "channels per level, in base channels; levels halve", minimum=1
+    )
     encoder_blocks: int = setting(2, "blocks per level on the way in", minimum=1)
     decoder_blocks: int = setting(3, "blocks per level on the way out", minimum=1)
     latent_channels: int = setting(4, "channels of the latents", minimum=1)

@@ -314,4 +314,3 @@ class _StopSignals:
             return self.asked
         flag = torch.tensor(float(self.asked), device=accelerator.device)
         return float(accelerator.reduce(flag, reduction="sum")) > 0
-

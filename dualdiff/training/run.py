@@ -1,12 +1,12 @@
 """A run folder on disk: what it trains, its checkpoints, its record.
 
-    config.toml                 the settings, resolved
-    state.json                  what the run is (its identity), and the newest checkpoint
-    metrics.jsonl               one line per report; only what repeats exactly, so no times
-    tb/                         the same and more for TensorBoard
-    checkpoints/<step>/         model, optimizer and weight averages as safetensors, and the loop's own state
-    ema/<width>-<step>.safetensors   snapshots of the weight averages
-    demos/                      audio and pictures made on the way
+config.toml                 the settings, resolved
+state.json                  what the run is (its identity), and the newest checkpoint
+metrics.jsonl               one line per report; only what repeats exactly, so no times
+tb/                         the same and more for TensorBoard
+checkpoints/<step>/         model, optimizer and weight averages as safetensors, and the loop's own state
+ema/<width>-<step>.safetensors   snapshots of the weight averages
+demos/                      audio and pictures made on the way
 """
 
 import json
@@ -54,14 +54,19 @@ class Run:
         if state_path.exists():
             self._require_same(read_json(state_path))
         elif self.folder.exists() and any(self.folder.iterdir()):
-            raise DataError(f"{self.folder} is not empty and holds no run", "choose another name for the run in dualdiff.toml")
+            raise DataError(
+                f"{self.folder} is not empty and holds no run", "choose another name for the run in dualdiff.toml"
+            )
         else:
             self._write_state(None)
         write_text_atomically(self.folder / "config.toml", self._settings_toml)
 
     def _require_same(self, state: Mapping[str, Any]) -> None:
         if state.get("dualdiff_run") != VERSION:
-            raise DataError(f"{self.folder} is a run of version {state.get('dualdiff_run')}, this is version {VERSION}", "update dualdiff")
+            raise DataError(
+                f"{self.folder} is a run of version {state.get('dualdiff_run')}, this is version {VERSION}",
+                "update dualdiff",
+            )
         for key, value in self._identity.items():
             found = state["identity"].get(key)
             if found != value:

@@ -21,7 +21,9 @@ from dualdiff.types import Latents, Sample, Waveform
 class VAEObjectiveConfig:
     """What the VAE is trained for."""
 
-    reconstruction: Literal["spectral", "point"] = setting("spectral", "multi-scale spectral loss, or the mean absolute error")
+    reconstruction: Literal["spectral", "point"] = setting(
+        "spectral", "multi-scale spectral loss, or the mean absolute error"
+    )
     kl_weight: float = setting(0.1, "weight of keeping the latents' mean at 0 and their variance at 1", minimum=0)
 
 
@@ -49,7 +51,7 @@ class VAEObjective:
         held_out: Batch | None = None,
     ) -> None:
         self.model = TrainedVAE(vae)
-        self.format, self.config, self.spectral = format, config, spectral
+        self.format, self.config = format, config
         self.held_out = held_out
         self._spectral_loss = SpectralLoss2d(spectral).to(vae.positions.device)
 
@@ -70,7 +72,7 @@ class VAEObjective:
         if self.config.reconstruction == "point":
             return {"reconstruction": pointwise_loss(reconstruction, sample)}
         parts = self._spectral_loss(reconstruction, sample, generator)
-        return {"reconstruction": parts["amplitude"] + self.spectral.phase_weight * parts["phase"], **parts}
+        return {"reconstruction": parts["amplitude"] + parts["phase"], **parts}
 
     def validate(self) -> dict[str, float]:
         """The reconstruction of held-out crops from the mode of their latents."""

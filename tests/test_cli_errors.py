@@ -1,0 +1,97 @@
+"""The border of the command line: what goes wrong becomes one line, a hint and an exit code."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dualdiff import __version__, cli
+from dualdiff.errors import ConfigError, DataError, Interrupted, UsageError
+
+
+def failing(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "stderr"),
+    [
+        (
+            UsageError("a game\nis unknown", "did you mean another?"),
+            2,
+            "error: a game is unknown\nhint: did you mean another?\n",
+        ),
+        (DataError("a file is broken"), 3, "error: a file is broken\n"),
+        (ConfigError("a key is unknown", "see it"), 4, "error: a key is unknown\nhint: see it\n"),
+        (Interrupted("after step 3", "run it again"), 130, "stopped: after step 3\nhint: run it again\n"),
+        (KeyboardInterrupt(), 130, "stopped: by the keyboard\n"),
+    ],
+)
+def test_errors_become_a_line_a_hint_and_a_code(run_cli, monkeypatch, error, code, stderr):
+    monkeypatch.setattr(cli.app.registered_commands[0], "callback", failing(error))
+    outcome = run_cli("init")
+    assert (outcome.code, outcome.stdout, outcome.stderr) == (code, "", stderr)
+
+
+def test_a_bug_is_called_one_and_shows_its_traceback_only_when_asked(run_cli, monkeypatch):
+    monkeypatch.setattr(cli.app.registered_commands[0], "callback", failing(ZeroDivisionError("by nothing")))
+    outcome = run_cli("init")
+    assert outcome.code == 1
+    assert f"error: this is a bug in dualdiff {__version__}: ZeroDivisionError: by nothing\nhint: " in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert "Traceback" in run_cli("init", "--debug").stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("generat", "generate"),
+        ("unet tran", "train"),
+        ("generate --lenght 3", 'did you mean "--length"?'),
+        ("vae train --projct x", 'did you mean "--project"?'),
+        ("vae", "dualdiff vae --help"),
+        ("generate --count many", "dualdiff generate --help"),
+        ("generate --count", "--help"),
+        ("--zzz", "--help"),
+    ],
+)
+def test_usage_errors_name_the_closest(run_cli, line, hint):
+    outcome = run_cli(*line.split())
+    assert outcome.code == 2
+    assert outcome.stderr.startswith("error: ")
+    assert hint in outcome.stderr
+    assert outcome.stdout == ""
+    assert len(outcome.stderr.splitlines()) == 2
+
+
+def test_version(run_cli):
+    assert run_cli("--version").stdout == f"dualdiff {__version__}\n"
+
+
+def test_no_command_shows_what_there_is(run_cli):
+    outcome = run_cli()
+    assert outcome.code == 0
+    names = [line.split()[0] for line in outcome.stdout.split("Commands:")[1].splitlines() if line.strip()]
+    assert [name for name in names if name in cli.IN_ORDER] == list(cli.IN_ORDER)
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "dualdiff", "--help"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert done.stderr == ""
+
+
+def test_a_run_without_a_project_says_how_to_make_one(run_cli, tmp_path):
+    for command in (["dataset", "scan"], ["vae", "train"], ["encode"], ["unet", "train"]):
+        outcome = run_cli(*command, "--project", tmp_path)
+        assert outcome.code == 4
+        assert "there is no dualdiff.toml in" in outcome.stderr
+        assert "`dualdiff init`" in outcome.stderr
