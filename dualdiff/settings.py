@@ -98,7 +98,7 @@ NANO: Table = {
     "unet": {"base_channels": 32, "blocks": 1, "embedding_channels": 128},
     "unet.noise": {"learned_warmup_steps": 200},
     "unet.train": {
-        "steps": 400,
+        "steps": 500,
         "crop_s": 4.096,
         "batch_size": 16,
         "warmup_steps": 40,

@@ -13,6 +13,7 @@ from torch import Tensor
 from dualdiff import __version__
 from dualdiff.config import plain, write
 from dualdiff.data.crops import TrackCrops
+from dualdiff.data.encode import Encoded, encode_tracks
 from dualdiff.data.latents import LatentCrops, LatentIndex
 from dualdiff.data.ledger import Row, games_of, read_ledger, used
 from dualdiff.data.loader import Batch
@@ -26,6 +27,7 @@ from dualdiff.settings import Project
 from dualdiff.store import LatentSpace, format_hash, load_vae, save_unet, save_vae
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.job import part, train
+from dualdiff.training.loop import make_accelerator
 from dualdiff.training.run import Run
 from dualdiff.training.unet import UNetObjective
 from dualdiff.training.vae import VAEObjective
@@ -80,6 +82,31 @@ def train_vae(project: Project, progress: Progress = silent) -> TrainResult:
 def _held_out_audio(rows: list[Row], folder: Path, made: Format, frames: int) -> Batch | None:
     long_enough = [row for row in rows if row.duration_s >= made.num_samples(frames) / made.sample_rate]
     return TrackCrops(long_enough, folder, made, frames, 0, 1.0).examples(0, HELD_OUT) if long_enough else None
+
+
+def encode(project: Project, progress: Progress = silent) -> Encoded:
+    """Turn the tracks of a project into latents with its VAE; only what is not there yet.
+
+    Raises:
+        DataError: no ledger, no VAE, or a track that is missing, broken or too short.
+    """
+    settings = project.settings
+    device = select_device(settings.project.device)
+    accelerator = make_accelerator(device)
+    vae_model = load_vae(
+        project.path(settings.encode.vae), accelerator.device, select_precision(settings.project.precision, device)
+    )
+    return encode_tracks(
+        used(read_ledger(project.ledger)),
+        project.path(settings.dataset.folder),
+        project.path(settings.encode.folder),
+        vae_model,
+        settings.encode,
+        progress,
+        accelerator.process_index,
+        accelerator.num_processes,
+        accelerator.wait_for_everyone,
+    )
 
 
 def train_unet(project: Project, progress: Progress = silent) -> TrainResult:

@@ -113,7 +113,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         DataError: the file is missing or is not safetensors.
     """
     try:
-        return load(path.read_bytes())
+        tensors: dict[str, Tensor] = load(path.read_bytes())
+        return tensors
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing", "the folder is not whole: make or copy it again") from error
     except (OSError, SafetensorError) as error:

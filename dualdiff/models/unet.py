@@ -123,7 +123,8 @@ class UNet(nn.Module):
             skips.append(x)
         for block in self.decoder:
             x = block(x, skips.pop(), embedding) if isinstance(block, Skipped) else block(x, embedding)
-        return self.output(x).float() * self.output_gain
+        answer: Tensor = self.output(x).float() * self.output_gain
+        return answer
 
 
 class Skipped(nn.Module):

@@ -46,8 +46,8 @@ class VAE(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
-        self.reduction: int = 2 ** (len(config.channel_mults) - 1)
-        rows = frequencies.double().log2().unflatten(0, (-1, self.reduction)).mean(1).exp2()
+        self.reduction = 1 << (len(config.channel_mults) - 1)
+        rows = frequencies.double().log2().view(-1, self.reduction).mean(1).exp2()
         self.latent_frequencies = rows
         self.register_buffer("positions", position_channels(frequencies), persistent=False)
         self.register_buffer("latent_positions", position_channels(rows), persistent=False)
@@ -89,7 +89,8 @@ class VAE(nn.Module):
         """Frames on each side that a latent of the encoder sees at most, in whole latents."""
         per_level = 2 * self.config.encoder_blocks + 2
         reach = sum(per_level * 2**level for level in range(len(self.config.channel_mults))) + 2 * self.reduction
-        return -(-reach // self.reduction) * self.reduction
+        columns: int = math.ceil(reach / self.reduction)
+        return columns * self.reduction
 
     def encode(self, sample: Sample) -> Latents:
         """The mode of the latents: (B, C, F, N) to (B, latent channels, F/8, N/8); N a multiple of 8."""

@@ -57,7 +57,9 @@ class Loss:
 class Objective(Protocol):
     """What is trained, and for what. It never sees the loop."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is optimized."""
 
     def loss(self, batch: Batch, place: Place) -> Loss:
         """The mean loss of a micro-batch."""
@@ -157,7 +159,7 @@ class Loop:
             place = self._place(index)
             torch.manual_seed(place.stream.seed_for("dropout"))
             loss = self.objective.loss(batch.to(self.accelerator.device), place)
-            (loss.total / shares).backward()  # type: ignore[no-untyped-call]
+            (loss.total / shares).backward()
             for name, value in {"loss": loss.total.detach(), **loss.terms}.items():
                 terms[name] = terms.get(name, torch.zeros((), device=value.device)) + value.float() / shares
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]

@@ -92,7 +92,8 @@ class UNetObjective:
     def _uncertainty_at(self, log_sigma: Tensor) -> Tensor:
         """u at points of ln sigma (n,), float64 on the CPU."""
         points = log_sigma.to(self.model.positions.device, torch.float32)
-        return self.model.uncertainty(self._scales.c_noise(points.exp())).double().cpu()
+        u: Tensor = self.model.uncertainty(self._scales.c_noise(points.exp()))
+        return u.double().cpu()
 
     def validate(self) -> dict[str, float]:
         """The denoising error of held-out crops at fixed noise levels, with fixed noise."""

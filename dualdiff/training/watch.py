@@ -14,17 +14,17 @@ class TensorBoard:
     """Writes a run's `tb/`; it may be thrown away without loss."""
 
     def __init__(self, folder: Path) -> None:
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
         self._last = (0, time.perf_counter())
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Named numbers of a step, and the seconds that each step took since the last call."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
         before, then = self._last
         now = time.perf_counter()
         if step > before > 0:
-            self._writer.add_scalar("time/step_s", (now - then) / (step - before), step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar("time/step_s", (now - then) / (step - before), step)
         self._last = (step, now)
 
     def files(self, step: int, paths: list[Path]) -> None:
@@ -33,11 +33,11 @@ class TensorBoard:
             info = audio.probe(path)
             waveform = audio.read(path, sample_rate=info.sample_rate)
             name = path.stem.partition("-")[2] or path.stem
-            self._writer.add_audio(name, waveform.mean(0, keepdim=True), step, info.sample_rate)  # type: ignore[no-untyped-call]
+            self._writer.add_audio(name, waveform.mean(0, keepdim=True), step, info.sample_rate)
 
     def close(self) -> None:
         """Write out what is left."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def write_preview(path: Path, waveform: Waveform, sample_rate: int) -> Path:
