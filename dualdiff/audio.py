@@ -22,6 +22,7 @@ from dualdiff.types import Waveform
 from dualdiff.waveforms import (
     SINC_ROLLOFF,
     SINC_ZEROS,
+    below_full_scale,
     gain_to,
     levelled,
     loudness_lufs,
@@ -34,7 +35,9 @@ __all__ = [
     "AUDIO_SUFFIXES",
     "WRITABLE",
     "AudioInfo",
+    "below_full_scale",
     "blocks",
+    "can_write",
     "gain_to",
     "levelled",
     "loudness_lufs",
@@ -237,6 +240,12 @@ def _resampled(reader: _Reader, ratio: Fraction, first: int, last: int) -> Wavef
     stop = min(reader.file.frames, (-(-last // step_out) + context) * step_in)
     offset = start // step_in * step_out
     return resample(reader.frames(start, stop), step_in, step_out)[:, first - offset : last - offset]
+
+
+def can_write(suffix: str) -> bool:
+    """Whether this build of libsndfile has the encoder for a suffix of `WRITABLE`."""
+    container, subtype = WRITABLE[suffix]
+    return bool(soundfile.check_format(container, subtype))
 
 
 def write(

@@ -138,3 +138,8 @@ def levelled(waveform: Waveform, sample_rate: int, to_lufs: float, ceiling_db: f
     louder = gain_to(waveform, loudness_lufs(waveform, sample_rate), to_lufs)
     excess_db = max(0.0, true_peak_db(louder, sample_rate) - ceiling_db)
     return louder * 10 ** (-excess_db / 20)
+
+
+def below_full_scale(waveform: Waveform) -> Waveform:
+    """The same waveform, turned down where its samples would clip in a file."""
+    return waveform / waveform.abs().max().clamp_min(1.0)

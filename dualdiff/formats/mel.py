@@ -128,12 +128,15 @@ class MelFormat:
                 progress(before * total + done, len(sample) * total, note)
 
             def linear(first: int, last: int, item: Tensor = item) -> Tensor:
-                powered = item[..., first:last].to(self.device, torch.float32) * self.config.scale + self.config.mean
-                mel = powered.clamp_min_(0).pow_(1 / self.config.magnitude_power)
-                return (mel.transpose(-1, -2) @ inverse).clamp_min_(0)
+                return (self.mel(item[..., first:last]).transpose(-1, -2) @ inverse).clamp_min_(0)
 
             waveforms.append(recover(linear, item.shape[-1], recovery, seed=seed, progress=tell))
         return torch.stack(waveforms)
+
+    def mel(self, sample: Sample) -> Tensor:
+        """The mel magnitudes (..., F, N) that a sample stands for."""
+        powered = sample.to(self.device, torch.float32) * self.config.scale + self.config.mean
+        return powered.clamp_min_(0).pow_(1 / self.config.magnitude_power)
 
     @cached_property
     def _recovery(self) -> tuple[Recovery, Tensor]:

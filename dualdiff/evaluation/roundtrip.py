@@ -1,0 +1,162 @@
+"""There and back: what a format, or a codec beside it, keeps of music, and how long it takes.
+
+Letters: T time in audio samples. Waveforms are (2, T).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dualdiff import audio
+from dualdiff.errors import DataError, UsageError
+from dualdiff.evaluation.baselines import Way, available, baseline, through
+from dualdiff.evaluation.metrics import measure
+from dualdiff.evaluation.plots import Row, write_spectrograms
+from dualdiff.formats import Format
+from dualdiff.progress import Progress, silent
+from dualdiff.types import Waveform
+
+
+@dataclass(frozen=True)
+class RoundtripResult:
+    """What became of one file."""
+
+    path: Path
+    start_s: float
+    duration_s: float
+    encode_s: float
+    decode_s: float
+    metrics: dict[str, float]
+    audio: Path | None
+    """The round trip as a file, where a folder was given."""
+    picture: Path | None
+    """Both spectrograms as a file, where a folder was given."""
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing, both ways, per second of audio: below 1 is faster than it sounds."""
+        return (self.encode_s + self.decode_s) / self.duration_s
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one way did, in the mean over all files; one row of a table."""
+
+    name: str
+    files: int
+    audio_s: float
+    encode_s: float
+    decode_s: float
+    metrics: dict[str, float]
+
+    @property
+    def real_time_factor(self) -> float:
+        """As `RoundtripResult.real_time_factor`, over all files."""
+        return (self.encode_s + self.decode_s) / self.audio_s
+
+
+def roundtrip(
+    path: Path,
+    format: Format,
+    *,
+    out: Path | None = None,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress = silent,
+) -> RoundtripResult:
+    """Send a file, or an excerpt, through a format and back; measure, and write audio and picture into `out`.
+
+    Raises:
+        DataError: the file cannot be read.
+        UsageError: a file to be written is there already, and `force` is off.
+        DualdiffError: the folder cannot be written to.
+    """
+    written, picture = _outputs(path, out, force)
+    original = audio.read(path, sample_rate=format.sample_rate, start_s=start_s, duration_s=duration_s)
+    _warm_up(format)
+    passed = through(format, seed)(original, format.sample_rate, progress)
+    if written and picture:
+        again = audio.below_full_scale(passed.waveform)
+        audio.write(written, again, format.sample_rate, title=f"{path.stem}, round trip ({format.config.name})")
+        rows = [Row(f"{path.name}", original), Row(f"round trip ({format.config.name})", passed.waveform)]
+        write_spectrograms(picture, rows, format.sample_rate, start_s)
+    metrics = measure(passed.waveform, original, format.sample_rate)
+    length_s = original.shape[-1] / format.sample_rate
+    return RoundtripResult(path, start_s, length_s, passed.encode_s, passed.decode_s, metrics, written, picture)
+
+
+def _outputs(path: Path, out: Path | None, force: bool) -> tuple[Path, Path] | tuple[None, None]:
+    if out is None:
+        return None, None
+    written, picture = out / f"{path.stem}-roundtrip.flac", out / f"{path.stem}-roundtrip.png"
+    for target in (written, picture):
+        if target.exists() and not force:
+            raise UsageError(f"{target} exists already", "add --force to overwrite it, or give another --out")
+    return written, picture
+
+
+def compare(
+    paths: Sequence[Path],
+    format: Format,
+    baselines: Sequence[str] | None = None,
+    *,
+    duration_s: float = 10.0,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[Comparison]:
+    """Compare a format with baselines on the same excerpts, from the middle of each file.
+
+    Baselines are named as in `baselines.baseline`; without a choice they are the `baselines.available` ones. Gives one
+    row each, the format first.
+
+    Raises:
+        UsageError: a baseline is not known, or its codec is not there.
+        DataError: no paths, or a file that cannot be read.
+    """
+    if not paths:
+        raise DataError("there are no files to compare on", "run dualdiff dataset scan, or name some")
+    ways: dict[str, Way] = {format.config.name: through(format, seed)}
+    ways |= {name: baseline(name, seed) for name in (available() if baselines is None else baselines)}
+    _warm_up(format)
+    originals = [_middle(path, format, duration_s) for path in paths]
+    total = len(ways) * len(originals)
+    rows: list[Comparison] = []
+    for index, (name, way) in enumerate(ways.items()):
+        tried = []
+        for done, original in enumerate(originals, start=index * len(originals)):
+            progress(done, total, name)
+            tried.append(_try(way, original, format.sample_rate))
+        rows.append(_mean(name, tried))
+    progress(total, total)
+    return rows
+
+
+def _middle(path: Path, format: Format, duration_s: float) -> Waveform:
+    start_s = max(0.0, (audio.probe(path).duration_s - duration_s) / 2)
+    return audio.read(path, sample_rate=format.sample_rate, start_s=start_s, duration_s=duration_s)
+
+
+def _try(way: Way, original: Waveform, sample_rate: int) -> Comparison:
+    passed = way(original, sample_rate, silent)
+    metrics = measure(passed.waveform, original, sample_rate)
+    return Comparison("", 1, original.shape[-1] / sample_rate, passed.encode_s, passed.decode_s, metrics)
+
+
+def _mean(name: str, tried: list[Comparison]) -> Comparison:
+    return Comparison(
+        name=name,
+        files=len(tried),
+        audio_s=sum(one.audio_s for one in tried),
+        encode_s=sum(one.encode_s for one in tried),
+        decode_s=sum(one.decode_s for one in tried),
+        metrics={key: sum(one.metrics[key] for one in tried) / len(tried) for key in tried[0].metrics},
+    )
+
+
+def _warm_up(format: Format) -> None:
+    """Compile and build whatever the first decoding does, so that timings are those of the second."""
+    format.decode(format.encode(torch.zeros(1, 2, 4 * format.hop_length)))
