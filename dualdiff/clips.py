@@ -95,7 +95,7 @@ def differences(recipe: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str
 
 
 def series(request: Request, count: int) -> list[Job]:
-    """The jobs of `count` clips whose seeds count up; each is named by games, seed and index: `noiz2sa-seed7-02.flac`."""
+    """The jobs of `count` clips whose seeds count up; named by games, seed and index: `noiz2sa-seed7-02.flac`."""
     slugs = [re.sub(r"\W+", "-", game.casefold()).strip("-") for game, weight in request.games.items() if weight > 0]
     games = "+".join(slugs)[:LONGEST_NAME].rstrip("-+") or "any"
     seeds = range(request.seed, request.seed + count)

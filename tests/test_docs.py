@@ -51,7 +51,7 @@ def test_commands_named_in_passing_exist():
 
 
 def tree_entries():
-    """The files and folders that the tree in the README names, from the root; a line's folder holds the files after it."""
+    """What the tree in the README names, as paths from the root; a line's folder holds the files after it."""
     for line in TREE.splitlines():
         inside = Path("dualdiff" if line.startswith(" ") else "")
         names = [word.strip(",") for word in line.split() if re.fullmatch(r"[\w./]+(\.py|/),?", word)]

@@ -1,0 +1,131 @@
+"""The commands: thin shells around the core, and the only place that knows Typer and Rich.
+
+`run` is the border: below it errors are exceptions, above it they are one line and an exit code.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+import dualdiff
+from dualdiff.cli import console, dataset, doctor, encode, generate, init, inspect, unet, vae
+from dualdiff.cli import format as format_
+from dualdiff.errors import DualdiffError, Interrupted, did_you_mean
+
+app = typer.Typer(
+    help="Turn a folder of game music into a model that writes new music for a weighted mix of those games.",
+    rich_markup_mode=None,  # Rich's help would triple the time to an answer
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("init")(init.init)
+app.command("doctor")(doctor.doctor)
+app.add_typer(dataset.app, name="dataset")
+app.add_typer(format_.app, name="format")
+app.add_typer(vae.app, name="vae")
+app.command("encode")(encode.encode)
+app.add_typer(unet.app, name="unet")
+app.command("generate")(generate.generate)
+app.command("inspect")(inspect.inspect)
+
+IN_ORDER = ("init", "doctor", "dataset", "format", "vae", "encode", "unet", "generate", "inspect")
+"""The commands as help lists them: in the order of use."""
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+ANYWHERE = ("--debug", "-q", "--quiet", "-v", "--verbose")
+"""Flags that may stand anywhere on the line: one adds them to the end of the command that just failed."""
+
+# Typer's own usage errors: Click's in older versions, a copy of Click's inside Typer in newer ones. The public names of
+# both hold only this child of the class.
+TyperUsageError: Any = typer.BadParameter.__base__
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is going on.")] = False,
+) -> None:
+    """What holds for every command."""
+    console.set_verbosity(quiet, verbose)
+    if version:
+        console.say(f"dualdiff {dualdiff.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        console.say(context.get_help())
+
+
+def main() -> None:
+    """Run the command of this process's arguments and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; what went wrong is told on stderr, in one line and a hint."""
+    front, debug = _global_flags_first(arguments)
+    started_s = time.monotonic()
+    try:
+        code = _command().main(args=front, prog_name="dualdiff", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as in `dualdiff inspect | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the border: everything becomes a line and a code
+        if debug:
+            traceback.print_exc()
+        return _explain(error)
+    if code == INTERRUPTED:  # Typer has caught the keyboard's interruption
+        console.show_error("by the keyboard", word="stopped")
+    console.detail(f"took {console.duration(time.monotonic() - started_s)}")
+    return code if isinstance(code, int) else 0
+
+
+def _command() -> Any:
+    group: Any = typer.main.get_command(app)
+    group.commands = {name: group.commands[name] for name in IN_ORDER}
+    return group
+
+
+def _global_flags_first(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The arguments with the flags that may stand anywhere moved to the front, and whether `--debug` is among them."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = [word for word in arguments[:end] if word in ANYWHERE]
+    rest = [word for index, word in enumerate(arguments) if index >= end or word not in ANYWHERE]
+    return flags + rest, "--debug" in flags
+
+
+def _explain(error: BaseException) -> int:
+    """Tell the user of an error and return the exit code that goes with it."""
+    if isinstance(error, DualdiffError):
+        console.show_error(error.message, error.hint, "stopped" if isinstance(error, Interrupted) else "error")
+        return error.exit_code
+    if isinstance(error, TyperUsageError):
+        wrong_option = hasattr(error, "option_name")  # its longer message lists options; the hint has the closest
+        console.show_error(error.message if wrong_option else error.format_message(), _usage_hint(error))
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        console.show_error("by the keyboard", word="stopped")
+        return INTERRUPTED
+    console.show_error(
+        f"this is a bug in dualdiff {dualdiff.__version__}: {type(error).__name__}: {error}",
+        "run the same command again with --debug added, and report what it shows",
+    )
+    return 1
+
+
+def _usage_hint(error: Any) -> str:
+    """What to do about a usage error: the closest option, else the help that says what there is."""
+    command = getattr(error, "ctx", None) and error.ctx.command
+    known = [option for parameter in getattr(command, "params", []) for option in parameter.opts]
+    near = did_you_mean(getattr(error, "option_name", None) or "", known)
+    return near or f"{error.ctx.command_path if command else 'dualdiff'} --help lists what there is"

@@ -1,0 +1,253 @@
+"""What the commands show: results to stdout; progress, notes and errors to stderr.
+
+Rich is imported only when something is shown that needs it, so that `--help` answers at once.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dualdiff.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WINDOW_S = 30.0
+"""The rate of progress is that of the last this many seconds: a slow start is forgotten."""
+
+PLAIN_EVERY_S = 5.0
+"""Without a terminal, progress is one line every this many seconds."""
+
+PIPED_WIDTH = 160
+"""Columns of a table that is not shown on a terminal."""
+
+
+@dataclass
+class Verbosity:
+    """How much is told besides results and errors; set once by the command line."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+verbosity = Verbosity()
+
+
+def set_verbosity(quiet: bool, verbose: bool) -> None:
+    """Decide how much is told, by the commands and by the log of the package.
+
+    Of several processes of one training, only the first one talks.
+    """
+    import logging
+
+    verbosity.quiet, verbosity.verbose = quiet or not is_first_process(), verbose
+    handler = logging.StreamHandler(_CurrentStderr())
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("dualdiff")
+    log.handlers = [handler]
+    log.setLevel(logging.WARNING if verbosity.quiet else logging.DEBUG if verbose else logging.INFO)
+
+
+class _CurrentStderr:
+    """Writes to whatever stderr is at the time: a progress bar puts its own in its place while it is shown."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first of those that `accelerate launch` started."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """A line of the result, to stdout."""
+    if is_first_process():
+        sys.stdout.write(f"{text}\n")
+
+
+def note(text: str) -> None:
+    """A line about what is going on, to stderr; not under `-q`."""
+    if not verbosity.quiet:
+        sys.stderr.write(f"{text}\n")
+
+
+def detail(text: str) -> None:
+    """A line that only `-v` shows, to stderr."""
+    if verbosity.verbose and not verbosity.quiet:
+        sys.stderr.write(f"{text}\n")
+
+
+def say_json(value: Any) -> None:
+    """The result as strict JSON, to stdout; what JSON cannot say (inf, nan) is null."""
+    say(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value if isinstance(value, str | int | None) else str(value)
+
+
+def show_error(message: str, hint: str = "", word: str = "error") -> None:
+    """One line that says what, where and why, and one that says what to do, to stderr."""
+    sys.stderr.write(f"{word}: {' '.join(message.split())}\n")
+    if hint:
+        sys.stderr.write(f"hint: {' '.join(hint.split())}\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
+    """A table to stdout; columns that hold numbers only are set flush right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    texts = [[text(cell) for cell in row] for row in rows]
+    for index, name in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float | None) for row in rows)
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in texts:
+        grid.add_row(*(Text(cell) for cell in row))
+    _console().print(grid)
+
+
+def facts(pairs: Sequence[tuple[str, Any]]) -> None:
+    """Named values to stdout, one a line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in pairs:
+        grid.add_row(Text(name), Text(text(value), overflow="fold"))
+    _console().print(grid)
+
+
+def text(cell: Any) -> str:
+    """A cell of a table: numbers to three or four figures, nothing for None."""
+    if cell is None:
+        return ""
+    if isinstance(cell, float):
+        return f"{cell:.4g}" if abs(cell) < 1 else f"{cell:,.1f}" if abs(cell) >= 100 else f"{cell:.3g}"
+    return str(cell)
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: 42 s, 3 min 20 s, 2 h 05 min, 3 d 4 h."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+@dataclass
+class Meter:
+    """Rate and time left of some work, from what was done when, over a sliding window."""
+
+    times: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def update(self, now_s: float, done: float) -> None:
+        """Take note that `done` is done at `now_s`."""
+        self.times.append((now_s, done))
+        while len(self.times) > 2 and now_s - self.times[1][0] >= WINDOW_S:
+            self.times.popleft()
+
+    @property
+    def rate(self) -> float:
+        """How much is done in a second; 0 while unknown."""
+        if len(self.times) < 2:
+            return 0.0
+        (start_s, first), (end_s, last) = self.times[0], self.times[-1]
+        return (last - first) / (end_s - start_s) if end_s > start_s else 0.0
+
+    def status(self, total: float) -> str:
+        """Rate and time left in words, such as `3.1/s, 2 min 05 s left`; empty while unknown."""
+        if self.rate <= 0:
+            return ""
+        pace = f"{self.rate:.3g}/s" if self.rate >= 1 else f"{1 / self.rate:.3g} s each"
+        left = max(total - self.times[-1][1], 0.0) / self.rate
+        return f"{pace}, {duration(left)} left"
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Progress]:
+    """A callback that shows how far some work is: a bar on a terminal, else a line now and then; nothing under `-q`."""
+    if verbosity.quiet:
+        yield silent
+    elif _is_live():
+        with _bar(label) as tell:
+            yield tell
+    else:
+        yield plain_progress(label)
+
+
+def _is_live() -> bool:
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def plain_progress(label: str) -> Progress:
+    """A callback that writes a line to stderr at the start, every few seconds, and at the end."""
+    meter = Meter()
+    shown_s = -math.inf
+
+    def tell(done: float, total: float, note: str = "") -> None:
+        nonlocal shown_s
+        now_s = time.monotonic()
+        meter.update(now_s, done)
+        if now_s - shown_s >= PLAIN_EVERY_S or done >= total:
+            shown_s = now_s
+            parts = [f"{label}: {amount(done)}/{amount(total)}", meter.status(total), note]
+            sys.stderr.write(", ".join(part for part in parts if part) + "\n")
+            sys.stderr.flush()
+
+    return tell
+
+
+def amount(value: float) -> str:
+    """A count, or an amount to one decimal."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Progress]:
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
+    meter = Meter()
+    with Bars(*columns, console=_console(stderr=True), transient=False) as bars:
+        task = bars.add_task(label, total=None, words="")
+
+        def tell(done: float, total: float, note: str = "") -> None:
+            meter.update(time.monotonic(), done)
+            parts = [f"{amount(done)}/{amount(total)}", meter.status(total), note]
+            bars.update(task, completed=done, total=total, words="  ".join(part for part in parts if part))
+
+        yield tell
+
+
+def _console(stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else PIPED_WIDTH, highlight=False, markup=False)

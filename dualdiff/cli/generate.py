@@ -1,0 +1,109 @@
+"""`dualdiff generate`: new music."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dualdiff.cli import console
+from dualdiff.cli.options import HERE, Force, Overrides, ProjectDir, open_or_defaults
+
+if TYPE_CHECKING:
+    from dualdiff.settings import Project
+
+Games = Annotated[
+    list[str] | None,
+    typer.Option("--game", metavar="NAME[:WEIGHT],...", help="Games and their weights; may be repeated. Without: any."),
+]
+Length = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.1, help="Length of a clip.")]
+Count = Annotated[int, typer.Option(metavar="N", min=1, help="How many clips, with seeds that count up.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the first clip.")]
+Steps = Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of the sampler.")]
+Sampler = Annotated[str | None, typer.Option(metavar="NAME", help="dpmpp_2m, heun or euler.")]
+Scale = Annotated[float | None, typer.Option(metavar="SCALE", min=0, help="Guidance: 1 none; more follows the games.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder that clips are written to.")]
+Kind = Annotated[str | None, typer.Option("--format", metavar="KIND", help="flac, wav, ogg or mp3.")]
+ModelDir = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="The model folder that plays.")]
+From = Annotated[Path | None, typer.Option("--from", metavar="CLIP", help="Render a clip again from its tags.")]
+Init = Annotated[Path | None, typer.Option(metavar="CLIP", help="Write a variation of this audio file.")]
+Strength = Annotated[float | None, typer.Option(metavar="0..1", help="How far a variation may stray; 0.6 unless said.")]
+Loudness = Annotated[float | None, typer.Option(metavar="LUFS", help="Loudness of a clip.")]
+Picture = Annotated[bool, typer.Option("--picture", help="Write a spectrogram beside each clip.")]
+
+
+def generate(
+    game: Games = None,
+    length: Length = None,
+    count: Count = 1,
+    seed: Seed = 0,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    cfg: Scale = None,
+    out: Out = None,
+    kind: Kind = None,
+    model: ModelDir = None,
+    from_: From = None,
+    init: Init = None,
+    strength: Strength = None,
+    loudness: Loudness = None,
+    picture: Picture = False,
+    force: Force = False,
+    project: ProjectDir = HERE,
+    overrides: Overrides = None,
+) -> None:
+    """Write new music for a weighted mix of games."""
+    from dualdiff import clips
+    from dualdiff.evaluation.plots import Row, write_spectrograms
+    from dualdiff.games import parse_games
+    from dualdiff.pipeline import Pipeline
+
+    recipe = {"length_s": length, "steps": steps, "sampler": sampler, "cfg_scale": cfg, "loudness_lufs": loudness}
+    if from_:
+        _refuse_beside_from(
+            {"game": game, "init": init, "seed": seed, "count": count > 1, "strength": strength, **recipe}
+        )
+    places = {"out": out and str(out.resolve()), "model": model and str(model.resolve())}
+    opened = _open(project, {**recipe, **places, "file_format": kind}, overrides or [])
+    config, machine = opened.settings.generate, opened.settings.project
+    pipeline = Pipeline.load(opened.path(config.model), machine.device, machine.precision, machine.compile)
+    if from_:
+        jobs = [clips.again(from_, pipeline.model.unet_hash, kind)]
+    else:
+        games = parse_games(game or [], pipeline.games)
+        length_s = clips.length_of(init) if init and not length else config.length_s
+        if strength is None:
+            strength = clips.VARIATION_STRENGTH if init else 1.0
+        request = clips.Request(games=games, length_s=length_s, seed=seed, config=config, init=init, strength=strength)
+        jobs = clips.series(request, count)
+    paths = [opened.path(config.out) / job.name for job in jobs]
+    clips.require_free(paths, force)
+    for number, (job, path) in enumerate(zip(jobs, paths, strict=True), start=1):
+        with console.progress(f"clip {number} of {len(jobs)}") as progress:
+            clip = clips.render(pipeline, job.request, progress)
+        clips.write_clip(path, clip)
+        if picture:
+            write_spectrograms(path.with_suffix(".png"), [Row(path.stem, clip.waveform)], clip.sample_rate)
+        for key, (before, now) in clips.differences(job.recipe, clip.recipe).items():
+            console.note(f"may differ from {from_}: {key} was {before}, is {now}")
+        console.say(str(path))
+
+
+def _open(project: Path, flags: dict[str, Any], overrides: list[str]) -> "Project":
+    """The project with the flags laid over its settings; without a project, the defaults, if a model is named."""
+    from dualdiff.settings import open_project
+
+    given = [f"generate.{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    opener = open_or_defaults if flags["model"] else open_project
+    return opener(project, [*overrides, *given])
+
+
+def _refuse_beside_from(flags: dict[str, Any]) -> None:
+    from dualdiff.errors import UsageError
+
+    names = {"length_s": "length", "cfg_scale": "cfg", "loudness_lufs": "loudness"}
+    given = [f"--{names.get(key, key)}" for key, value in flags.items() if value]
+    if given:
+        raise UsageError(
+            f"--from renders a clip as its recipe says: {given[0]} cannot change it", f"leave {given[0]} out"
+        )

@@ -1,0 +1,21 @@
+"""`dualdiff unet`: the UNet, which makes latents out of noise."""
+
+import typer
+
+from dualdiff.cli import console
+from dualdiff.cli.options import HERE, Overrides, ProjectDir
+
+app = typer.Typer(help="The diffusion UNet, which writes latents for a mix of games.")
+
+
+@app.command()
+def train(project: ProjectDir = HERE, overrides: Overrides = None) -> None:
+    """Train the UNet on the encoded tracks, or go on where an interrupted training stopped."""
+    from dualdiff.settings import open_project
+    from dualdiff.stages import train_unet
+
+    opened = open_project(project, overrides or ())
+    with console.progress("unet") as progress:
+        result = train_unet(opened, progress)
+    console.say(str(result.model))
+    console.note("next: `dualdiff generate`")

@@ -1,0 +1,74 @@
+"""`dualdiff format`: round trips as tables, JSON, audio and pictures; comparisons over tracks of the data set."""
+
+import json
+
+from dualdiff import audio
+from dualdiff.cli.format import spread
+from dualdiff.data.ledger import Row, write_ledger
+
+QUICK = ["--set", "format.phase_iterations=1"]
+
+
+def test_a_round_trip_is_measured_and_written(run_cli, music, tmp_path):
+    file = music / "Bubble Bay" / "01 tune.flac"
+    outcome = run_cli("format", "roundtrip", file, "--seconds", 1, "--out", tmp_path / "out", *QUICK)
+    assert outcome.code == 0
+    written = tmp_path / "out" / "01 tune-roundtrip.flac"
+    assert outcome.stdout.startswith(f"{file}, 1.0 s\n")
+    assert str(written) in outcome.stdout
+    assert "spectral convergence" in outcome.stdout
+    assert audio.probe(written).duration_s == 1.0
+    assert written.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    again = run_cli("format", "roundtrip", file, "--seconds", 1, "--out", tmp_path / "out", *QUICK)
+    assert again.code == 2
+    assert "--force" in again.stderr
+
+
+def test_round_trips_as_json(run_cli, music):
+    files = sorted((music / "Bubble Bay").iterdir())[:2]
+    found = json.loads(run_cli("format", "roundtrip", *files, "--seconds", 0.5, "--json", *QUICK).stdout)
+    assert [entry["path"] for entry in found] == [str(file) for file in files]
+    assert 0 < found[0]["metrics"]["spectral_convergence"] < 1
+    assert found[0]["real_time_factor"] > 0
+    assert found[0]["audio"] is None
+
+
+def test_bad_files_are_named(run_cli, tmp_path):
+    (tmp_path / "words.flac").write_text("not music")
+    for name, problem in (("words.flac", "is not audio"), ("missing.flac", "does not exist")):
+        outcome = run_cli("format", "roundtrip", tmp_path / name)
+        assert outcome.code == 3
+        assert f"{name} {problem}" in outcome.stderr
+
+
+def test_a_named_folder_without_a_project_is_an_error(run_cli, music, tmp_path):
+    outcome = run_cli("format", "roundtrip", music / "Bubble Bay" / "01 tune.flac", "--project", tmp_path)
+    assert outcome.code == 4
+
+
+def test_compares_ways_over_tracks_of_the_data_set(run_cli, project, music):
+    paths = [file.relative_to(music).as_posix() for file in sorted(music.glob("*/*.flac"))]
+    rows = [Row(path=path, game=path.split("/")[0], state="used", split="train") for path in paths]
+    write_ledger(project / "dataset.jsonl", rows)
+    quick = ["-n", 2, "--seconds", 0.5, "--baseline", "mp3-64", "--project", project, *QUICK]
+    outcome = run_cli("format", "test", *quick)
+    assert outcome.code == 0
+    lines = outcome.stdout.splitlines()
+    assert lines[0] == "2 excerpts, 1 s in all"
+    assert lines[1].split() == ["measure", "best", "mel", "mp3-64"]
+    found = json.loads(run_cli("format", "test", *quick, "--json").stdout)
+    assert [(way["name"], way["files"]) for way in found] == [("mel", 2), ("mp3-64", 2)]
+
+
+def test_an_unknown_baseline_names_the_closest(run_cli, project, music):
+    write_ledger(project / "dataset.jsonl", [Row(path="Bubble Bay/01 tune.flac", game="Bubble Bay", state="used")])
+    outcome = run_cli("format", "test", "--baseline", "mp4-64", "--project", project)
+    assert outcome.code == 2
+    assert 'did you mean "mp3-64"?' in outcome.stderr
+
+
+def test_games_take_turns():
+    rows = [Row(path=f"{game}/{number}", game=game, state="used") for game in "BA" for number in (1, 2, 3)]
+    rows = rows[:4]
+    assert [row.path for row in spread(rows, 3)] == ["A/1", "B/1", "B/2"]
+    assert len(spread(rows, 9)) == 4
