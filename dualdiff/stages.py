@@ -93,9 +93,8 @@ def encode(project: Project, progress: Progress = silent) -> Encoded:
     settings = project.settings
     device = select_device(settings.project.device)
     accelerator = make_accelerator(device)
-    vae_model = load_vae(
-        project.path(settings.encode.vae), accelerator.device, select_precision(settings.project.precision, device)
-    )
+    # in float32 whatever the project's precision: latents are made once, and are the same on every machine to rounding
+    vae_model = load_vae(project.path(settings.encode.vae), accelerator.device)
     return encode_tracks(
         used(read_ledger(project.ledger)),
         project.path(settings.dataset.folder),

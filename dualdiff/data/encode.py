@@ -52,9 +52,17 @@ _TEMPORARY = re.compile(r"\.([0-9a-f]{32}\.safetensors|index\.json)\..+")
 class TrackEncoder(Protocol):
     """A format and a VAE that belong together. `context_frames`, how far a latent sees, may be there too."""
 
-    format: Format
-    format_hash: str
-    vae_hash: str
+    @property
+    def format(self) -> Format:
+        """The format that makes samples."""
+
+    @property
+    def format_hash(self) -> str:
+        """What names the format."""
+
+    @property
+    def vae_hash(self) -> str:
+        """What names the VAE."""
 
     def encode(self, sample: Sample) -> Latents:
         """(1, 2, F, N) to the mode of its latents, (1, C, F/k, N/k); N is a multiple of k."""
