@@ -206,7 +206,7 @@ class Loop:
         def is_due(every: int) -> bool:
             return step % every == 0 or last
 
-        self.progress(step, config.steps, f"loss {self.tally['loss'] / self.tally['count']:.4f}" if self.tally else "")
+        self.progress(step, config.steps, self._note())
         if is_due(config.report_every):
             self._report(self._means())
         if is_due(config.validate_every):
@@ -225,6 +225,13 @@ class Loop:
                 f"stopped after step {step} of {config.steps}; everything is saved in {self.run.folder}",
                 "run the same command again to go on",
             )
+
+    def _note(self) -> str:
+        """What the progress says beside rate and time left: the loss, and on a GPU the most memory it took."""
+        note = f"loss {self.tally['loss'] / self.tally['count']:.4f}"
+        if self.accelerator.device.type == "cuda":
+            note += f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        return note
 
     def _means(self) -> dict[str, float]:
         count = self.tally.pop("count")
