@@ -3,7 +3,6 @@
 
 PYTHON ?= python3
 INSTALLED := .venv/.installed
-MAKEFLAGS += --no-print-directory
 
 .PHONY: help setup test lint types demo bench clean
 

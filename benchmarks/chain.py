@@ -46,7 +46,8 @@ def machine() -> str:
 
     device = select_device()
     units = "with" if has_fast_bfloat16(device) else "without"
-    return f"{os.cpu_count()} cores, device {device}, {units} fast bfloat16, torch {torch.__version__}, Python {platform.python_version()}"
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores, device {device}, {units} fast bfloat16, {versions}"
 
 
 def main() -> None:

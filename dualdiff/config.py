@@ -194,7 +194,7 @@ def _build_section(field: "dataclasses.Field[Any]", table: Table, source: Source
     return build(owner[chosen].Config, table, source, name)
 
 
-def build(cls: type[T], table: Mapping[str, Any], source: Source = Source(), prefix: str = "") -> T:  # noqa: B008
+def build(cls: type[T], table: Mapping[str, Any], source: Source = Source(), prefix: str = "") -> T:
     """Build a config dataclass from a plain table, strictly.
 
     Raises:
@@ -302,7 +302,7 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, float):

@@ -71,7 +71,7 @@ class Pipeline:
     @classmethod
     def load(
         cls, folder: str | Path, device: str = "auto", precision: str = "auto", compile: bool = False
-    ) -> "Pipeline":  # noqa: A002
+    ) -> "Pipeline":
         """Open a model folder.
 
         Raises:

@@ -20,7 +20,7 @@ from dualdiff.data.loader import Batch
 from dualdiff.device import compiled, select_device, select_precision
 from dualdiff.errors import DataError
 from dualdiff.formats import FORMATS, Format
-from dualdiff.models import UNet, VAE
+from dualdiff.models import VAE, UNet
 from dualdiff.progress import Progress, silent
 from dualdiff.seeding import Stream
 from dualdiff.settings import Project
@@ -122,7 +122,7 @@ def train_unet(project: Project, progress: Progress = silent) -> TrainResult:
     vae_model = load_vae(project.path(settings.encode.vae), device, dtype)
     index = LatentIndex.open(project.path(settings.encode.folder))
     index.require(vae_hash=vae_model.vae_hash, format_hash=vae_model.format_hash)
-    rows, held_out_rows = _rows(project)
+    rows, _ = _rows(project)
     multiple = vae_model.vae.reduction * 2 ** (len(settings.unet.channel_mults) - 1)
     frames = _crop_frames(project, "unet.train", config, vae_model.format, multiple)
     _require_enough(

@@ -25,7 +25,7 @@ from dualdiff import config as configs
 from dualdiff.errors import DataError
 from dualdiff.files import hash_of, sha256_of, write_bytes_atomically, write_json_atomically, write_text_atomically
 from dualdiff.formats import FORMATS, Format
-from dualdiff.models import MODELS, UNet, VAE
+from dualdiff.models import MODELS, VAE, UNet
 from dualdiff.models.layers import bake
 from dualdiff.types import Latents, Sample
 
@@ -91,7 +91,7 @@ class Model:
     facts: Mapping[str, Any]
 
 
-def format_hash(format: Format) -> str:  # noqa: A002 - the chain's own word
+def format_hash(format: Format) -> str:
     """What names a format: the hash of its constants."""
     return hash_of(configs.plain(format.config))
 
@@ -144,7 +144,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> No
 
 def save_vae(
     folder: Path, format: Format, vae: VAE, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
-) -> None:  # noqa: A002
+) -> None:
     """Write a model folder that holds a format and a VAE."""
     parts = {"format": format_hash(format)}
     write_json_atomically(folder / "format.json", configs.plain(format.config))

@@ -1,4 +1,6 @@
-"""Add a format of one's own: python examples/add_a_format.py
+"""Add a format of one's own.
+
+    python examples/add_a_format.py
 
 A format is any class with the attributes and methods of `dualdiff.formats.Format`. Entered in `FORMATS` under a name,
 it is a legal value of `format.name` in dualdiff.toml, and every command works with it. This one folds the waveform
@@ -67,5 +69,5 @@ if __name__ == "__main__":
     sample = made.encode(waveform)
     error = (made.decode(sample) - waveform).abs().max().item()
     print(
-        f"{settings.format.name}: {tuple(waveform.shape)} -> {tuple(sample.shape)}, largest error on the way back {error:.1e}"
+        f"{settings.format.name}: {tuple(waveform.shape)} -> {tuple(sample.shape)}, back with an error of {error:.1e}"
     )

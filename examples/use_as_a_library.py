@@ -1,4 +1,6 @@
-"""Write a clip from Python: python examples/use_as_a_library.py MODEL_FOLDER CLIP.flac
+"""Write a clip from Python.
+
+    python examples/use_as_a_library.py MODEL_FOLDER CLIP.flac
 
 After `make demo` there is a model in demo/models/unet.
 """

@@ -27,8 +27,8 @@ def failing(error):
         ),
         (DataError("a file is broken"), 3, "error: a file is broken\n"),
         (ConfigError("a key is unknown", "see it"), 4, "error: a key is unknown\nhint: see it\n"),
-        (Interrupted("after step 3", "run it again"), 130, "stopped: after step 3\nhint: run it again\n"),
-        (KeyboardInterrupt(), 130, "stopped: by the keyboard\n"),
+        (Interrupted("after step 3", "run it again"), 130, "interrupted: after step 3\nhint: run it again\n"),
+        (KeyboardInterrupt(), 130, "interrupted: by the keyboard\n"),
     ],
 )
 def test_errors_become_a_line_a_hint_and_a_code(run_cli, monkeypatch, error, code, stderr):

@@ -1,7 +1,5 @@
 """The pipeline: clips depend on the model and the arguments, and on nothing else."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from test_store import write_model

@@ -85,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         return _explain(error)
     if code == INTERRUPTED:  # Typer has caught the keyboard's interruption
-        console.show_error("by the keyboard", word="stopped")
+        console.show_error("by the keyboard", word="interrupted")
     console.detail(f"took {console.duration(time.monotonic() - started_s)}")
     return code if isinstance(code, int) else 0
 
@@ -107,14 +107,14 @@ def _global_flags_first(arguments: Sequence[str]) -> tuple[list[str], bool]:
 def _explain(error: BaseException) -> int:
     """Tell the user of an error and return the exit code that goes with it."""
     if isinstance(error, DualdiffError):
-        console.show_error(error.message, error.hint, "stopped" if isinstance(error, Interrupted) else "error")
+        console.show_error(error.message, error.hint, "interrupted" if isinstance(error, Interrupted) else "error")
         return error.exit_code
     if isinstance(error, TyperUsageError):
         wrong_option = hasattr(error, "option_name")  # its longer message lists options; the hint has the closest
         console.show_error(error.message if wrong_option else error.format_message(), _usage_hint(error))
         return 2
     if isinstance(error, KeyboardInterrupt):
-        console.show_error("by the keyboard", word="stopped")
+        console.show_error("by the keyboard", word="interrupted")
         return INTERRUPTED
     console.show_error(
         f"this is a bug in dualdiff {dualdiff.__version__}: {type(error).__name__}: {error}",

@@ -29,7 +29,9 @@ def inspect(
     console.facts([(name, shown(value)) for name, value in found.facts.items()])
     for sheet in found.sheets:
         console.say("")
-        console.table(sheet.columns, [[shown(cell) for cell in row] for row in sheet.rows], sheet.title)
+        is_list = len(sheet.columns) == 2  # of settings or recipes: exact, and all to the left
+        cells = [[str(shown(cell)) if is_list else shown(cell) for cell in row] for row in sheet.rows]
+        console.table(sheet.columns, cells, sheet.title)
     console.note(f"next: `{found.next}`")
 
 

@@ -12,8 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from dualdiff.config import setting
-from dualdiff.models.layers import Attention, Block, FourierFeatures, MPConv
-from dualdiff.models.layers import mp_cat, mp_silu, mp_sum, position_channels, unit, with_positions
+from dualdiff.models.layers import (
+    Attention,
+    Block,
+    FourierFeatures,
+    MPConv,
+    mp_cat,
+    mp_silu,
+    mp_sum,
+    position_channels,
+    unit,
+    with_positions,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,8 @@ class Loop:
         if self.config.batch_size % shares:
             raise ConfigError(
                 f"batch_size {self.config.batch_size} does not split into {shares} equal micro-batches",
-                f"it must be a multiple of processes ({self.accelerator.num_processes}) x grad_accum_steps ({self.config.grad_accum_steps})",
+                f"it must be a multiple of the processes ({self.accelerator.num_processes}) times "
+                f"grad_accum_steps ({self.config.grad_accum_steps})",
             )
         self.micro_size = self.config.batch_size // shares
         self.step = 0
@@ -196,7 +197,7 @@ class Loop:
             raise DualdiffError(
                 f"step {self.step + 1} of {self.run.folder}: {', '.join(bad)} is not a finite number; "
                 f"the batch was {', '.join(names[:4])}{' and more' if len(names) > 4 else ''}",
-                f"nothing was updated and step {self.step} is saved: listen to these excerpts, or lower the learning rate",
+                f"nothing was updated and step {self.step} is saved: listen to these excerpts, or lower the rate",
             )
 
     def _events(self, stop: "_StopSignals") -> None:

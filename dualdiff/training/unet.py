@@ -90,7 +90,7 @@ class UNetObjective:
 
     @torch.no_grad()
     def _uncertainty_at(self, log_sigma: Tensor) -> Tensor:
-        """u at points of ln sigma (n,), float64 on the CPU."""
+        """U at points of ln sigma (n,), float64 on the CPU."""
         points = log_sigma.to(self.model.positions.device, torch.float32)
         u: Tensor = self.model.uncertainty(self._scales.c_noise(points.exp()))
         return u.double().cpu()

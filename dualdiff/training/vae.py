@@ -45,7 +45,7 @@ class VAEObjective:
     def __init__(
         self,
         vae: VAE,
-        format: Format,  # noqa: A002 - the chain's own word
+        format: Format,
         config: VAEObjectiveConfig,
         spectral: SpectralLossConfig,
         held_out: Batch | None = None,
