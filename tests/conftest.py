@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -17,6 +18,10 @@ from dualdiff import audio, cli
 from dualdiff.data import measure
 
 torch.set_num_threads(1)
+
+# The same examples every time, and no failure for being slow on a shared machine.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("house")
 
 SAMPLE_RATE = 32000
 GAMES = {"Bubble Bay": (3, 220.0), "Crystal Caves": (3, 330.0), "Déjà Vu, the Game": (2, 165.0)}
