@@ -32,7 +32,7 @@ def setting(
     below: float | None = None,
 ) -> Any:
     """A field of a config: its default, one line of meaning, and the range of a number (or of a list's numbers)."""
-    limits = {"at least": minimum, "at most": maximum, "above": above, "below": below}
+    limits = {"at least": minimum, "above": above, "at most": maximum, "below": below}
     metadata = {"meaning": meaning, "limits": {word: bound for word, bound in limits.items() if bound is not None}}
     return dataclasses.field(default=default, metadata=metadata)
 

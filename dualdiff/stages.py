@@ -57,8 +57,10 @@ def train_vae(project: Project, progress: Progress = silent) -> TrainResult:
     device = select_device(settings.project.device)
     rows, held_out_rows = _rows(project)
     made: Format = FORMATS[settings.format.name](settings.format, device=device)
+    _require_halving(project, "vae.channel_mults", made.bins, len(settings.vae.channel_mults))
     frames = _crop_frames(project, "vae.train", config, made, 2 ** (len(settings.vae.channel_mults) - 1))
     _require_enough(project, "vae.train", config, made.num_samples(frames) / made.sample_rate, rows)
+    _require_blocks(project, made.bins, frames)
     seed = Stream(settings.project.seed).seed_for("vae")
     folder = project.path(settings.dataset.folder)
     source = TrackCrops(rows, folder, made, frames, seed, config.game_temperature)
@@ -123,6 +125,9 @@ def train_unet(project: Project, progress: Progress = silent) -> TrainResult:
     index = LatentIndex.open(project.path(settings.encode.folder))
     index.require(vae_hash=vae_model.vae_hash, format_hash=vae_model.format_hash)
     rows, _ = _rows(project)
+    _require_halving(
+        project, "unet.channel_mults", len(vae_model.vae.latent_frequencies), len(settings.unet.channel_mults)
+    )
     multiple = vae_model.vae.reduction * 2 ** (len(settings.unet.channel_mults) - 1)
     frames = _crop_frames(project, "unet.train", config, vae_model.format, multiple)
     _require_enough(
@@ -202,6 +207,24 @@ def _require_enough(project: Project, section: str, config: TrainConfig, crop_s:
     if config.batch_size > crops:
         problem = f"= {config.batch_size} is larger than the data set: it holds {crops} crops of {crop_s:.1f} s"
         raise project.error(f"{section}.batch_size", problem, "use a smaller batch, shorter crops or more music")
+
+
+def _require_halving(project: Project, key: str, rows: int, levels: int) -> None:
+    """Refuse a network with more levels than its rows can be halved."""
+    if rows % 2 ** (levels - 1):
+        problem = f"has {levels} levels, but {rows} rows cannot be halved {levels - 1} times"
+        raise project.error(key, problem, "use fewer levels")
+
+
+def _require_blocks(project: Project, bins: int, frames: int) -> None:
+    """Refuse blocks of the spectral loss that a crop is too small for."""
+    loss = project.settings.vae_loss.reconstruction
+    largest = max(project.settings.vae_spectral.block_sizes)
+    if loss == "spectral" and min(bins, frames) <= largest // 2:
+        problem = f"holds {largest}, too large for crops of {bins} bins and {frames} frames"
+        raise project.error(
+            "vae.spectral.block_sizes", problem, "use smaller blocks, or longer crops (vae.train.crop_s)"
+        )
 
 
 def _card(title: str, facts: Mapping[str, object], rows: list[Row]) -> str:

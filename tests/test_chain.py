@@ -132,12 +132,14 @@ def test_a_finished_training_does_nothing_but_export_again(chain: Path, tmp_path
         ("vae.train.crop_s=60", "vae.train.crop_s = 60 is longer than every track: the longest lasts 4.0 s"),
         ("vae.train.crop_s=0.01", "vae.train.crop_s = 0.01 is too short"),
         ("vae.train.batch_size=4000", "vae.train.batch_size = 4000 is larger than the data set"),
+        ("vae.channel_mults=[1,1,1,1,1,1,1,1,1,1]", "10 levels, but 256 rows cannot be halved 9 times"),
+        ("vae.spectral.block_sizes=[8,128]", "holds 128, too large for crops of 256 bins and 32 frames"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_refused_before_anything_runs(
     chain: Path, override: str, message: str
 ) -> None:
-    project = open_project(chain, [*TINY, 'vae.train.run="never"', override])
+    project = open_project(chain, [*TINY, 'vae.train.run="never"', *_folder_of(chain), override])
     with pytest.raises(ConfigError, match=message):
         train_vae(project)
     assert not (chain / "runs" / "never").exists()

@@ -65,3 +65,19 @@ def test_an_unknown_format_or_preset_is_refused_with_what_there_is(tmp_path: Pat
     with pytest.raises(UsageError, match='no preset "nan"') as usage:
         preset("nan")
     assert "nano" in usage.value.hint
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ('unet.train.run="../elsewhere"', "is not a name that a folder can have"),
+        ('unet.train.run=""', "is not a name that a folder can have"),
+        ("unet.train.grad_accum_steps=3", "does not split into grad_accum_steps = 3 equal parts"),
+        ("unet.train.ema_widths=[0.1, 0.1001]", "names one width twice"),
+        ("unet.train.ema_widths=[0.3]", "out of range: it must be above 0.01 and at most 0.25"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_on_reading(tmp_path: Path, override: str, message: str) -> None:
+    (tmp_path / "dualdiff.toml").write_text(example_toml())
+    with pytest.raises(ConfigError, match=message):
+        open_project(tmp_path, [override])

@@ -26,8 +26,8 @@ AUDIBLE = 1e-4
 """Cells this far below the loudest, as a factor, get a random phase to start from instead of an integrated one."""
 CHUNK_FRAMES = 128
 """Frames that go through an iteration together: few enough to stay in the processor's cache."""
-MAX_CELLS = 18_000_000
-"""N F of the longest piece that is recovered as one; 45 s of the reference, over two minutes of the fast method."""
+MAX_CELLS = 6_000_000
+"""N F of the longest piece that is recovered as one, in some 500 MB: 45 s of the fast method, 15 s of the reference."""
 
 Linear = Callable[[int, int], Tensor]
 """Magnitudes (2, n, F) of the frames `first` to `last`: long spectrograms need not be in memory as a whole."""

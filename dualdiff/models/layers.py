@@ -138,7 +138,8 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int, along: Literal["plane", "row", "column"] = "plane") -> None:
         super().__init__()
-        self.heads = max(1, channels // head_channels)
+        most = max(1, channels // head_channels)
+        self.heads = max(count for count in range(1, most + 1) if channels % count == 0)
         self.along = along
         self.qkv = MPConv(channels, 3 * channels, kernel=1)
         self.out = MPConv(channels, channels, kernel=1)

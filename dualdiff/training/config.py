@@ -9,7 +9,7 @@ from dualdiff.config import setting
 class TrainConfig:
     """Length, batch, optimizer and record of one training run."""
 
-    run: str = setting("", "name of the run folder in runs/ and of the model folder in models/")
+    run: str = setting("run", "name of the run folder in runs/ and of the model folder in models/")
     steps: int = setting(10000, "optimizer steps in all", minimum=1)
     batch_size: int = setting(16, "examples per optimizer step, over all processes and micro-batches", minimum=1)
     grad_accum_steps: int = setting(1, "micro-batches that a process splits its share of a batch into", minimum=1)
@@ -29,3 +29,14 @@ class TrainConfig:
     save_every: int = setting(500, "steps between checkpoints", minimum=1)
     keep_checkpoints: int = setting(2, "checkpoints kept", minimum=1)
     keep_ema_snapshots: int = setting(8, "snapshots kept of each weight average", minimum=1)
+
+    def __post_init__(self) -> None:
+        if not self.run.strip() or set(self.run) & set('/\\:*?"<>|') or self.run.startswith("."):
+            raise ValueError(f'run = "{self.run}" is not a name that a folder can have')
+        if self.batch_size % self.grad_accum_steps:
+            raise ValueError(
+                f"batch_size = {self.batch_size} does not split into "
+                f"grad_accum_steps = {self.grad_accum_steps} equal parts"
+            )
+        if len({f"{width:.3f}" for width in self.ema_widths}) < len(self.ema_widths):
+            raise ValueError(f"ema_widths = {list(self.ema_widths)} names one width twice (to three decimals)")
