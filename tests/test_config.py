@@ -101,7 +101,7 @@ def test_an_empty_file_is_all_defaults():
         ("[net.train]\ncompile = 1", "line 2: net.train.compile = 1 is not true or false", ""),
         ("[net.train]\nnote = 1", "net.train.note = 1 is not a text in quotes", ""),
         ("[net.train]\n\nsteps = 0", "line 3: net.train.steps = 0 is out of range: it must be at least 1", "how long"),
-        ("[net.train]\nrate = 0", "rate = 0 is out of range: it must be at most 1 and above 0", ""),
+        ("[net.train]\nrate = 0", "rate = 0 is out of range: it must be above 0 and at most 1", ""),
         ("[net.train]\nrate = nan", "is not a finite number", ""),
         ("[net.train]\nwidths = []", "is not a list with at least one item", ""),
         ("[net.train]\nwidths = [0.1, 0]", "is out of range: it must be above 0", ""),
