@@ -48,24 +48,25 @@ def select_precision(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def compiled(network: nn.Module, device: torch.device) -> Callable[..., Any]:
-    """The network as one compiled graph on a GPU; elsewhere, or where compiling fails, the network itself.
+def compile_in_place(network: nn.Module, device: torch.device) -> None:
+    """Let a network run as one compiled graph on a GPU; elsewhere it is left as it is.
 
-    A failure shows at the first call: then one line is logged, and the plain network answers from there on.
+    Its parameters and their names do not change. Where compiling fails, which shows at the first call, one line is
+    logged and the network runs uncompiled from there on.
     """
     if device.type != "cuda":
-        return network
-    fast: Callable[..., Any] = torch.compile(network, fullgraph=True)
-    chosen = [fast]
+        return
+    plain: Callable[..., Any] = network.forward
+    fast: Callable[..., Any] = torch.compile(plain, fullgraph=True)
 
-    def call(*inputs: Any) -> Any:
+    def forward(*inputs: Any) -> Any:
         try:
-            return chosen[0](*inputs)
+            return fast(*inputs)
         except Exception as error:
-            if chosen[0] is not fast or not type(error).__module__.startswith("torch._"):
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
             log.warning("not compiled, so slower: %s", str(error).strip().splitlines()[0])
-            chosen[0] = network
-            return network(*inputs)
+            network.forward = plain
+            return plain(*inputs)
 
-    return call
+    network.forward = forward

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dualdiff import __version__, audio
 from dualdiff.config import plain, setting
-from dualdiff.device import compiled, select_device, select_precision
-from dualdiff.diffusion.denoiser import Denoiser, Network, guided
+from dualdiff.device import compile_in_place, select_device, select_precision
+from dualdiff.diffusion.denoiser import Denoiser, guided
 from dualdiff.diffusion.sampler import SAMPLERS, draw_noise, sigma_schedule
 from dualdiff.errors import UsageError, did_you_mean
 from dualdiff.progress import Progress, silent
@@ -62,11 +62,11 @@ class Clip:
 class Pipeline:
     """A model ready to play: `Pipeline.load("models/unet").generate({"A": 0.7, "B": 0.3}, length_s=30, seed=1)`."""
 
-    def __init__(self, model: Model, device: torch.device, network: Network | None = None) -> None:
+    def __init__(self, model: Model, device: torch.device) -> None:
         self.model = model
         self.device = device
         self.format = model.vae_model.format
-        self._denoiser = Denoiser(network or model.unet, SIGMA_DATA)
+        self._denoiser = Denoiser(model.unet, SIGMA_DATA)
 
     @classmethod
     def load(
@@ -80,7 +80,9 @@ class Pipeline:
         """
         place = select_device(device)
         model = load_model(Path(folder), place, select_precision(precision, place))
-        return cls(model, place, compiled(model.unet, place) if compile else None)
+        if compile:
+            compile_in_place(model.unet, place)
+        return cls(model, place)
 
     @property
     def games(self) -> tuple[str, ...]:

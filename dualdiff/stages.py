@@ -17,7 +17,7 @@ from dualdiff.data.encode import Encoded, encode_tracks
 from dualdiff.data.latents import LatentCrops, LatentIndex
 from dualdiff.data.ledger import Row, games_of, read_ledger, used
 from dualdiff.data.loader import Batch
-from dualdiff.device import compiled, select_device, select_precision
+from dualdiff.device import compile_in_place, select_device, select_precision
 from dualdiff.errors import DataError
 from dualdiff.formats import FORMATS, Format
 from dualdiff.models import VAE, UNet
@@ -67,6 +67,9 @@ def train_vae(project: Project, progress: Progress = silent) -> TrainResult:
     torch.manual_seed(seed)
     vae = VAE(settings.vae, channels=made.channels, frequencies=made.frequencies()).to(device)
     vae.compute_dtype = select_precision(settings.project.precision, device)
+    if settings.project.compile:
+        compile_in_place(vae.encoder, device)
+        compile_in_place(vae.decoder, device)
     objective = VAEObjective(
         vae, made, settings.vae_loss, settings.vae_spectral, _held_out_audio(held_out_rows, folder, made, frames)
     )
@@ -147,13 +150,14 @@ def train_unet(project: Project, progress: Progress = silent) -> TrainResult:
         frequencies=vae_model.vae.latent_frequencies,
     ).to(device)
     unet.compute_dtype = dtype
-    network = compiled(unet, device) if settings.project.compile else unet
+    if settings.project.compile:
+        compile_in_place(unet, device)
     held_out = (
         LatentCrops(index, "validation", columns, 0, 1.0).examples(0, HELD_OUT)
         if index.has("validation", columns)
         else None
     )
-    objective = UNetObjective(unet, vae_model, space, games, settings.unet_loss, settings.unet_noise, held_out, network)
+    objective = UNetObjective(unet, vae_model, space, games, settings.unet_loss, settings.unet_noise, held_out)
     identity = {"network": "unet", "config": plain(settings.unet), "vae": vae_model.vae_hash, "games": list(games)}
     run, model = _run(project, config, identity), project.root / "models" / config.run
 

@@ -1,12 +1,13 @@
 """Device and precision."""
 
 import logging
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from dualdiff.device import compiled, has_fast_bfloat16, select_device, select_precision
+from dualdiff.device import compile_in_place, has_fast_bfloat16, select_device, select_precision
 from dualdiff.errors import UsageError
 
 
@@ -27,7 +28,29 @@ def test_precision_is_what_is_asked_or_what_is_fast() -> None:
 
 def test_networks_are_not_compiled_on_a_cpu() -> None:
     network = nn.Linear(2, 2)
-    assert compiled(network, torch.device("cpu")) is network
+    compile_in_place(network, torch.device("cpu"))
+    assert "forward" not in vars(network)
+
+
+def test_a_compiled_network_answers_the_same_and_keeps_the_names_of_its_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def counted(plain: Callable[..., torch.Tensor], **_: object) -> Callable[..., torch.Tensor]:
+        def fast(*inputs: torch.Tensor) -> torch.Tensor:
+            calls.append(inputs)
+            return plain(*inputs)
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", counted)
+    network, x = nn.Linear(2, 2), torch.ones(1, 2)
+    expected = network(x)
+    compile_in_place(network, torch.device("cuda"))
+    assert torch.equal(network(x), expected)
+    assert len(calls) == 1
+    assert list(network.state_dict()) == ["weight", "bias"]
 
 
 def test_where_compiling_fails_the_plain_network_answers(
@@ -40,16 +63,18 @@ def test_where_compiling_fails_the_plain_network_answers(
         return call
 
     monkeypatch.setattr(torch, "compile", broken)
-    network = nn.Linear(2, 2)
-    call = compiled(network, torch.device("cuda"))
-    x = torch.ones(1, 2)
+    network, x = nn.Linear(2, 2), torch.ones(1, 2)
+    expected = network(x)
+    compile_in_place(network, torch.device("cuda"))
     with caplog.at_level(logging.WARNING):
-        assert torch.equal(call(x), network(x))
-        assert torch.equal(call(x), network(x))
+        assert torch.equal(network(x), expected)
+        assert torch.equal(network(x), expected)
     assert sum("not compiled" in record.message for record in caplog.records) == 1
 
 
 def test_an_error_of_the_network_itself_is_not_taken_for_a_failed_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    network = nn.Linear(2, 2)
+    compile_in_place(network, torch.device("cuda"))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        compiled(nn.Linear(2, 2), torch.device("cuda"))(torch.ones(1, 3))
+        network(torch.ones(1, 3))

@@ -106,3 +106,16 @@ def test_uncertainty_starts_at_zero() -> None:
     assert torch.equal(unet.uncertainty(torch.linspace(-1, 1, 9)), torch.zeros(9))
     unet.uncertainty.gain.data.fill_(1)
     assert unet.uncertainty(torch.linspace(-1, 1, 9)).std() > 0.1
+
+
+@pytest.mark.parametrize("attention", ["full", "separable"])
+def test_the_forward_is_one_graph_with_the_gradients_of_the_plain_one(attention: str) -> None:
+    gradients = []
+    for compiled in (False, True):
+        unet = tiny(attention=attention)
+        unet.output_gain.data.fill_(1)
+        torch.compiler.reset()
+        run = torch.compile(unet, fullgraph=True, backend="aot_eager") if compiled else unet
+        run(*inputs()).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in unet.parameters() if p.grad is not None]))
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dualdiff.config import setting
 from dualdiff.data.loader import Batch
-from dualdiff.diffusion.denoiser import Denoiser, Network, Preconditioning, loss_weight
+from dualdiff.diffusion.denoiser import Denoiser, Preconditioning, loss_weight
 from dualdiff.diffusion.noise import NoiseConfig, NoiseLaw, make_law, stratified_quantiles
 from dualdiff.models.unet import UNet
 from dualdiff.pipeline import Pipeline
@@ -48,12 +48,11 @@ class UNetObjective:
         config: UNetObjectiveConfig,
         noise: NoiseConfig,
         held_out: Batch | None = None,
-        network: Network | None = None,
     ) -> None:
         self.model = unet
         self.vae_model, self.space, self.games = vae_model, space, games
         self.config, self.noise, self.held_out = config, noise, held_out
-        self._denoise = Denoiser(network or unet, SIGMA_DATA)
+        self._denoise = Denoiser(unet, SIGMA_DATA)
         self._scales = Preconditioning(SIGMA_DATA)
         self._law: tuple[int, NoiseLaw] = (-1, self._make_law(0))
 
