@@ -56,6 +56,7 @@ class Settings:
         steps=60000,
         crop_s=4.096,
         batch_size=16,
+        grad_accum_steps=4,
         decay_after_steps=20000,
     )
     encode: EncodeConfig = section("encode", EncodeConfig, "tracks to latents")
@@ -69,6 +70,7 @@ class Settings:
         steps=200000,
         crop_s=40.96,
         batch_size=32,
+        grad_accum_steps=4,
         decay_after_steps=35000,
     )
     generate: GenerateConfig = section("generate", GenerateConfig, "how clips are written")
@@ -89,6 +91,7 @@ NANO: Table = {
         "steps": 200,
         "crop_s": 1.024,
         "batch_size": 8,
+        "grad_accum_steps": 1,
         "warmup_steps": 20,
         "decay_after_steps": 100,
         "validate_every": 50,
@@ -101,6 +104,7 @@ NANO: Table = {
         "steps": 500,
         "crop_s": 4.096,
         "batch_size": 16,
+        "grad_accum_steps": 1,
         "warmup_steps": 40,
         "decay_after_steps": 200,
         "validate_every": 100,
@@ -110,13 +114,15 @@ NANO: Table = {
 
 SEED: Table = {
     "vae": {"base_channels": 96, "channel_mults": [1, 2, 3, 5], "encoder_blocks": 3, "decoder_blocks": 4},
+    "vae.train": {"grad_accum_steps": 16},
     "unet": {"base_channels": 192, "channel_mults": [1, 2, 3, 4], "blocks": 3, "embedding_channels": 768},
+    "unet.train": {"grad_accum_steps": 8},
 }
 
 PRESETS: dict[str, tuple[Table, str]] = {
-    "nano": (NANO, "minutes on two CPU cores: a sketch that shows the chain at work"),
-    "small": (SMALL, "a day or two on one consumer GPU"),
-    "seed": (SEED, "the full size of the design: a large GPU, weeks"),
+    "nano": (NANO, "minutes on two CPU cores, a sketch that shows the chain at work"),
+    "small": (SMALL, "for one consumer GPU"),
+    "seed": (SEED, "the full size of the design, for a large GPU"),
 }
 
 
