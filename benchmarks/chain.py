@@ -50,6 +50,25 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, device {device}, {units} fast bfloat16, {versions}"
 
 
+def listened(clip: Path, music: Path) -> str:
+    """What can be said of a clip without ears: level, peak, and how far its spectrum is from white noise's."""
+    import torch
+
+    from dualdiff import audio
+    from dualdiff.evaluation.metrics import spectral_flatness
+
+    waveform = audio.read(clip, sample_rate=32000)
+    noise = torch.randn(waveform.shape, generator=torch.Generator().manual_seed(0)) * waveform.std()
+    real = audio.read(music, sample_rate=32000, duration_s=CLIP_S)
+    flatness = [spectral_flatness(sound) for sound in (waveform, real, noise)]
+    return (
+        f"The clip: {waveform.shape[-1] / 32000:.1f} s, finite: {bool(waveform.isfinite().all())}, "
+        f"peak {float(waveform.abs().max()):.2f} of full scale, "
+        f"{audio.loudness_lufs(waveform, 32000):.1f} LUFS. Spectral flatness {flatness[0]:.3f}, "
+        f"of the music {flatness[1]:.3f}, of white noise {flatness[2]:.3f}."
+    )
+
+
 def main() -> None:
     """Run the chain and print the table."""
     from dualdiff.settings import open_project
@@ -85,13 +104,15 @@ def main() -> None:
         mix = "Pekka Kana 2:0.7,Noiz2sa:0.3"
         cost = measure(folder, "generate", "--game", mix, "--length", f"{CLIP_S:g}", "--out", "clips")
         rows.append(("generate", cost, f"{CLIP_S:g} s of audio"))
+        heard = listened(next((folder / "clips").glob("*.flac")), track)
     total = sum(cost.seconds for _, cost, _ in rows)
     print(f"# The chain, stage by stage\n\n{datetime.date.today().isoformat()}, preset nano, {machine()}.")
     print("Each stage is one process from its start to its end, imports included.\n")
     print("| stage | seconds | share | peak memory, MiB | work |\n|---|---|---|---|---|")
     for stage, cost, work in rows:
         print(f"| {stage} | {cost.seconds:.1f} | {cost.seconds / total:.0%} | {cost.peak_mib:.0f} | {work} |")
-    print(f"| all | {total:.1f} | 100% | {max(cost.peak_mib for _, cost, _ in rows):.0f} | |")
+    print(f"| all | {total:.1f} | 100% | {max(cost.peak_mib for _, cost, _ in rows):.0f} | |\n")
+    print(heard)
 
 
 if __name__ == "__main__":
