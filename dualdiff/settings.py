@@ -108,7 +108,7 @@ NANO: Table = {
         "warmup_steps": 40,
         "decay_after_steps": 200,
         "validate_every": 100,
-        "save_every": 100,
+        "save_every": 250,
     },
 }
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -187,9 +188,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     assert all(tensor.isfinite().all() for tensor in found.groups["model"].values())
 
 
-def test_a_batch_that_does_not_split_is_refused(tmp_path: Path) -> None:
+def test_a_batch_that_does_not_split_among_the_processes_is_refused(tmp_path: Path) -> None:
+    three = SimpleNamespace(num_processes=3, process_index=0, is_main_process=True, device=torch.device("cpu"))
     with pytest.raises(ConfigError, match="batch_size 4 does not split into 3"):
-        fit(tmp_path / "run", grad_accum_steps=3)
+        Loop(Toy(), Numbers(), settings(), Run(tmp_path, IDENTITY, ""), three, 0)  # type: ignore[arg-type]
 
 
 def test_the_record_holds_means_between_reports_and_validations_of_the_averaged_model(tmp_path: Path) -> None:

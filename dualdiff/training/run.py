@@ -88,12 +88,15 @@ class Run:
         """
         parent = self.folder / "checkpoints"
         target, unfinished = parent / f"{checkpoint.step:08d}", parent / f".{checkpoint.step:08d}.tmp"
+        if (
+            target.exists()
+        ):  # the state after a step is the same whenever it is reached: never delete it to write it again
+            return
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             for group, tensors in checkpoint.groups.items():
                 save_tensors(unfinished / f"{group}.safetensors", tensors)
             write_json_atomically(unfinished / "state.json", {"step": checkpoint.step, **checkpoint.state})
-            shutil.rmtree(target, ignore_errors=True)
             os.replace(unfinished, target)
             self._write_state(checkpoint.step)
         except (OSError, DualdiffError) as error:
