@@ -4,14 +4,17 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from dualdiff.errors import DualdiffError
 
 
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside `path`, then rename it: readers see the old file or the new one.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name beside `path`; it takes that place when the block ends without an error.
 
     Raises:
         DualdiffError: the folder cannot be written to, or the disk is full.
@@ -21,18 +24,30 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}.", delete=False) as file:
             temporary = file.name
-            file.write(content)
+            yield cast(BinaryIO, file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        temporary = ""
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise DualdiffError(
             f"{path} cannot be written: {error.strerror or error}",
             "nothing already there was changed; check space and permissions",
         ) from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside `path`, then rename it: readers see the old file or the new one.
+
+    Raises:
+        DualdiffError: the folder cannot be written to, or the disk is full.
+    """
+    with replacing(path) as file:
+        file.write(content)
 
 
 def _umask() -> int:

@@ -92,8 +92,9 @@ class Model:
 
 
 def format_hash(format: Format) -> str:
-    """What names a format: the hash of its constants."""
-    return hash_of(configs.plain(format.config))
+    """What names a format: the hash of the constants that its samples depend on; how they are decoded may change."""
+    decode_only: tuple[str, ...] = getattr(format.config, "DECODE_ONLY", ())
+    return hash_of({name: value for name, value in configs.plain(format.config).items() if name not in decode_only})
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -143,3 +143,28 @@ def test_magnitude_and_unit():
 def test_settings_that_cannot_be_are_refused(table, words):
     with pytest.raises(ConfigError, match=words):
         build(MelConfig, table, prefix="format")
+
+
+@pytest.mark.parametrize("semitones", [-5, 4, 12])
+@pytest.mark.parametrize("tone_hz", [150.0, 400.0, 1100.0, 5000.0])
+def test_transposed_music_is_the_higher_music_at_the_same_speed(semitones, tone_hz):
+    time_s = torch.arange(32000) / 32000
+    swell = 0.2 * torch.sin(3 * time_s).square()
+
+    def tone(frequency_hz: float) -> torch.Tensor:
+        return (swell * torch.sin(2 * torch.pi * frequency_hz * time_s)).expand(1, 2, -1)
+
+    made = MelFormat()
+    found = made.mel(made.transposed(semitones).encode(tone(tone_hz)))[0, 0]
+    wanted = made.mel(made.encode(tone(tone_hz * 2 ** (semitones / 12))))[0, 0]
+    assert abs(int(found.mean(1).argmax()) - int(wanted.mean(1).argmax())) <= 1
+    assert torch.allclose(found.sum(0) / found.sum(), wanted.sum(0) / wanted.sum(), atol=1e-3)
+    assert torch.equal(made.transposed(0).encode(tone(tone_hz)), made.encode(tone(tone_hz)))
+
+
+def test_music_made_lower_has_empty_bands_above_what_there_was():
+    noise = torch.randn(1, 2, 32000, generator=torch.Generator().manual_seed(0))
+    mel = MelFormat().mel(MelFormat().transposed(-12).encode(noise))[..., 20:-20]
+    frequencies = MelFormat().frequencies()
+    assert mel[:, :, frequencies > 8400].max() < 1e-6
+    assert mel[:, :, frequencies < 7600].mean() > 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_store import write_model
 
-from dualdiff.data.latents import LatentIndex, LatentTrack
+from dualdiff.data.latents import LatentFile, LatentIndex, LatentTrack, Variant
 from dualdiff.data.ledger import Row, write_ledger
 from dualdiff.errors import DataError
 from dualdiff.evaluation.inspection import inspect, parameters_in
@@ -35,12 +35,12 @@ def test_a_ledger(tmp_path):
 def make_latents(folder):
     save_tensors(folder / "one.safetensors", {"latents": torch.zeros(2, 10, 4, 32)})
     track = LatentTrack(
-        path="A/1.flac", game="A", split="train", columns=10, file="one.safetensors", audio_sha256="f",
-        sha256=sha256_of(folder / "one.safetensors"),
+        path="A/1.flac", game="A", split="train", columns=10, audio_sha256="f",
+        files=(LatentFile("one.safetensors", sha256_of(folder / "one.safetensors")),),
     )  # fmt: skip
     index = LatentIndex(
-        folder=folder, vae="models/vae", vae_hash="v" * 64, format_hash="f" * 64, offsets=2, mirror=False,
-        frame_s=0.008, frames_per_column=8, mean=(0.0,), std=(1.0,), games=("A",), tracks=(track,),
+        folder=folder, vae="models/vae", vae_hash="v" * 64, format_hash="f" * 64, offsets=2,
+        variants=(Variant(),), frame_s=0.008, frames_per_column=8, mean=(0.0,), std=(1.0,), games=("A",), tracks=(track,),
     )  # fmt: skip
     index.write()
     return folder

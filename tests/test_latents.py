@@ -1,10 +1,12 @@
 """Latents on disk: piece by piece as in one go, once per track, whole whatever happens; and crops of them."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,15 +21,18 @@ from dualdiff import audio
 from dualdiff.data import encode as encode_module
 from dualdiff.data.crops import at_loudness
 from dualdiff.data.encode import Encoded, encode_tracks
-from dualdiff.data.latents import EncodeConfig, LatentCrops, LatentIndex, check
+from dualdiff.data.latents import EncodeConfig, LatentCrops, LatentIndex, Variant, check
 from dualdiff.data.ledger import Row
 from dualdiff.data.loader import load
 from dualdiff.data.windows import windows
 from dualdiff.errors import DataError
 from dualdiff.formats.mel import MelConfig, MelFormat
+from dualdiff.seeding import Stream
 
 RATE, HOP, CHANNELS = 8000, 64, 3
+AS_IT_IS = Variant()
 CONFIG = EncodeConfig(offsets=8, chunk_s=1.0)  # pieces of 128 frames
+VARIANTS = [Variant(pitch, mirrored) for pitch in (-2, 0, 1) for mirrored in (False, True)]
 
 
 class TinyVAE:
@@ -96,7 +101,7 @@ def vae() -> TinyVAE:
 def encoded(rows: list[Row], music: Path, vae: TinyVAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Latents to be read only."""
     folder = tmp_path_factory.mktemp("shared") / "latents"
-    encode_tracks(rows, music, folder, vae, replace(CONFIG, mirror=True))
+    encode_tracks(rows, music, folder, vae, replace(CONFIG, mirror=True, pitch_semitones=(-2, 0, 1)))
     return folder
 
 
@@ -112,16 +117,20 @@ def again(rows: list[Row], music: Path, vae: TinyVAE, tmp_path: Path) -> Callabl
     return run
 
 
+def names_in(index: LatentIndex) -> set[str]:
+    return {file.name for entry in index.tracks for file in entry.files}
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def whole(row: Row, music: Path, vae: TinyVAE, offset: int, mirrored: bool = False) -> torch.Tensor:
+def whole(row: Row, music: Path, vae: TinyVAE, offset: int, variant: Variant = AS_IT_IS) -> torch.Tensor:
     """A variant of a track's latents (C, F, N), made in one go."""
     waveform = at_loudness(audio.read(music / row.path, sample_rate=RATE), row, vae.format.config.loudness_lufs)
-    sample = vae.format.encode(waveform[None])[..., offset:]
+    sample = vae.format.transposed(variant.pitch_semitones).encode(waveform[None])[..., offset:]
     sample = sample[..., : sample.shape[-1] // 8 * 8]
-    return vae.encode(sample.flip(1) if mirrored else sample)[0]
+    return vae.encode(sample.flip(1) if variant.mirrored else sample)[0]
 
 
 # Windows
@@ -168,15 +177,18 @@ def test_pieces_equal_the_track_in_one_go(
 ) -> None:
     row = rows[number]
     entry = next(entry for entry in LatentIndex.open(encoded).tracks if entry.path == row.path)
-    stored = load_file(encoded / entry.file)["latents"].float()
     frames = round(row.duration_s * RATE) // HOP + 1
-    assert stored.shape == (16, (frames - 7) // 8, CHANNELS, 4)
-    assert entry.columns == stored.shape[1]
     assert frames > 128, "more than one piece"
-    for variant in range(16):
-        expected = whole(row, music, vae, variant % 8, mirrored=variant >= 8)[..., : stored.shape[1]]
-        assert (stored[variant].permute(1, 2, 0) - expected).abs().max() < 1e-3
-    assert not torch.equal(stored[0], stored[8]), "left and right differ"
+    assert entry.columns == (frames - 7) // 8
+    files = [load_file(encoded / file.name)["latents"].float() for file in entry.files]
+    assert len(files) == len(VARIANTS)
+    for variant, stored in zip(VARIANTS, files, strict=True):
+        assert stored.shape == (8, entry.columns, CHANNELS, 4)
+        for offset in range(8):
+            expected = whole(row, music, vae, offset, variant)[..., : entry.columns]
+            assert (stored[offset].permute(1, 2, 0) - expected).abs().max() < 1e-3
+    differences = [(one - other).abs().max() for one, other in itertools.combinations(files, 2)]
+    assert min(differences) > 0.01, "variants differ"
 
 
 @pytest.mark.parametrize("samples", [128 * HOP - 1, 128 * HOP, 128 * HOP + 1, 128 * HOP + 7 * HOP, 2 * 128 * HOP + 3])
@@ -185,7 +197,7 @@ def test_pieces_that_end_anywhere_equal_the_track_in_one_go(
 ) -> None:
     row = track(music, f"C/{samples}.wav", 9, samples)
     index = encode_tracks([row], music, tmp_path, vae, CONFIG).index
-    stored = load_file(tmp_path / index.tracks[0].file)["latents"].float()
+    stored = load_file(tmp_path / index.tracks[0].files[0].name)["latents"].float()
     for offset in (0, 7):
         expected = whole(row, music, vae, offset)[..., : stored.shape[1]]
         assert (stored[offset].permute(1, 2, 0) - expected).abs().max() < 1e-3
@@ -196,7 +208,7 @@ def test_without_its_context_a_piece_would_not_equal_the_whole(
 ) -> None:
     monkeypatch.setattr(encode_module, "windows", lambda pieces, length, context: windows(pieces, length, 8))
     index = encode_tracks(rows[:1], music, tmp_path, vae, CONFIG).index
-    stored = load_file(tmp_path / index.tracks[0].file)["latents"].float()
+    stored = load_file(tmp_path / index.tracks[0].files[0].name)["latents"].float()
     expected = whole(rows[0], music, vae, 0)[..., : stored.shape[1]]
     assert (stored[0].permute(1, 2, 0) - expected).abs().max() > 1e-2
 
@@ -212,11 +224,14 @@ def test_the_index_holds_who_made_what_and_the_statistics_of_the_training_split(
 ) -> None:
     index = LatentIndex.open(encoded)
     assert (index.vae_hash, index.format_hash, index.vae) == (vae.vae_hash, vae.format_hash, CONFIG.vae)
-    assert (index.offsets, index.mirror, index.frames_per_column, index.frame_s) == (8, True, 8, HOP / RATE)
+    assert (index.offsets, index.frames_per_column, index.frame_s) == (8, 8, HOP / RATE)
+    assert list(index.variants) == VARIANTS
     assert index.games == ("A", "B")
     assert [entry.path for entry in index.tracks] == ["A/1.wav", "A/2.wav", "B/1.wav", "B/2.wav"]
     assert [entry.split for entry in index.tracks] == ["train", "validation", "train", "train"]
-    training = [load_file(encoded / entry.file)["latents"].double() for entry in index.tracks_of("train")]
+    training = [
+        load_file(encoded / file.name)["latents"].double() for entry in index.tracks_of("train") for file in entry.files
+    ]
     values = torch.cat([latents.permute(2, 0, 1, 3).flatten(1) for latents in training], dim=1)
     assert index.mean == pytest.approx(values.mean(1).tolist(), abs=1e-9)
     assert index.std == pytest.approx(values.std(1, correction=0).tolist(), abs=1e-9)
@@ -266,13 +281,13 @@ def test_what_left_the_index_is_deleted_if_it_is_ours(
     again: Callable[..., Encoded], rows: list[Row], tmp_path: Path
 ) -> None:
     folder = tmp_path / "latents"
-    gone = again().index.tracks[0].file
+    gone = again().index.tracks[0].files[0].name
     theirs = ["notes.txt", "weights.safetensors", "0123456789abcdef0123456789abcdef.safetensors"]
     for name in theirs:
         (folder / name).write_text("the user's")
     kept = again(rows[:2]).index
-    assert {path.name for path in folder.iterdir()} == {"index.json", *theirs, *(entry.file for entry in kept.tracks)}
-    assert gone not in {entry.file for entry in kept.tracks}
+    assert {path.name for path in folder.iterdir()} == {"index.json", *theirs, *names_in(kept)}
+    assert gone not in names_in(kept)
 
 
 def test_another_vae_is_refused_by_name_and_replaces_the_latents_once_it_is_through(
@@ -323,11 +338,104 @@ def test_a_killed_run_leaves_nothing_wrong(
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert check(folder) == before
-    half = folder / ".0123456789abcdef0123456789abcdef.safetensors.x1"
-    half.write_bytes(b"half")
-    os.utime(half, (1, 1))
     again()
     assert contents(folder) == expected
+
+
+def test_kills_at_any_moment_lose_the_file_in_work_and_nothing_else(
+    again: Callable[..., Encoded], music: Path, tmp_path: Path
+) -> None:
+    many = [track(music, f"K/{number}.wav", number, 9000 + 400 * number) for number in range(12)]
+    config = replace(CONFIG, mirror=True)
+    folder = tmp_path / "latents"
+    started_s = time.monotonic()
+    expected = contents(again(many, config=config).index.folder)
+    whole_s = time.monotonic() - started_s
+    shutil.rmtree(folder)
+    delays = Stream(0).numpy("kills").uniform(0.1, 0.5, 5) * whole_s
+    kills, done = 0, set[str]()
+    for delay_s in delays:
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)  # a forked process cannot use its parent's others
+            again(many, config=config)
+            os._exit(0)
+        killer = threading.Timer(delay_s, os.kill, (child, signal.SIGKILL))
+        killer.start()
+        kills += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        killer.cancel()
+        killer.join()
+        names = {path.name for path in folder.glob("[0-9a-f]*.safetensors")} if folder.exists() else set()
+        assert done <= names, "what was done stays done"
+        assert all((folder / name).read_bytes() == expected[name] for name in names), "whole, or not there"
+        done = names
+    assert kills > 0
+    assert again(many, config=config).encoded <= len(many) - len(done) // 2
+    assert contents(folder) == expected
+
+
+def test_a_new_variant_is_made_beside_the_others(again: Callable[..., Encoded], vae: TinyVAE, tmp_path: Path) -> None:
+    again()
+    before = contents(tmp_path / "latents")
+
+    def pieces_for(config: EncodeConfig) -> int:
+        first = vae.encoded
+        again(config=config)
+        return vae.encoded - first
+
+    probe = pieces_for(CONFIG)
+    once = pieces_for(replace(CONFIG, mirror=True)) - probe
+    assert pieces_for(replace(CONFIG, mirror=True, pitch_semitones=(0, 3))) - probe == 2 * once, "only the new pitch"
+    after = contents(tmp_path / "latents")
+    assert before.keys() < after.keys()
+    assert all(after[name] == content for name, content in before.items() if name != "index.json")
+    assert pieces_for(CONFIG) == probe
+    assert contents(tmp_path / "latents") == before, "what is no longer asked for goes"
+
+
+def test_no_piece_grows_with_the_track(music: Path, tmp_path: Path) -> None:
+    longest: dict[int, list[int]] = {}
+
+    class Watched:
+        context_frames, format_hash, vae_hash = 14, "format", "watched"
+
+        def __init__(self) -> None:
+            self.vae = TinyVAE()
+            self.format = self.vae.format
+            self.seen: list[int] = []
+
+        def encode(self, sample: torch.Tensor) -> torch.Tensor:
+            self.seen.append(sample.shape[-1])
+            return self.vae.encode(sample)
+
+    for seconds in (4, 40):
+        watched = Watched()
+        row = track(music, f"L/{seconds}.wav", 5, seconds * RATE)
+        encode_tracks([row], music, tmp_path / str(seconds), watched, replace(CONFIG, offsets=1))
+        longest[seconds] = watched.seen
+    assert max(longest[40]) == max(longest[4]) == 128 + 2 * 64
+    assert len(longest[40]) > 8 * len(longest[4])
+
+
+@pytest.mark.parametrize("semitones", [(1,), (0, 0)])
+def test_pitches_hold_the_original_once(semitones: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must hold 0"):
+        EncodeConfig(pitch_semitones=semitones)
+
+
+def test_a_format_without_pitch_variants_is_refused(again: Callable[..., Encoded], vae: TinyVAE) -> None:
+    class Fixed:
+        def __init__(self) -> None:
+            self.config, self.sample_rate, self.hop_length = vae.format.config, RATE, HOP
+            self.channels, self.bins, self.encode = 2, 32, vae.format.encode
+            self.num_frames, self.num_samples = vae.format.num_frames, vae.format.num_samples
+
+    other = TinyVAE()
+    other.format = Fixed()  # type: ignore[assignment]
+    assert again(using=other).encoded == 4
+    with pytest.raises(DataError, match="the format mel has no pitch variants") as caught:
+        again(using=other, config=replace(CONFIG, pitch_semitones=(0, 1)))
+    assert "pitch_semitones = [0]" in caught.value.hint
 
 
 def test_progress_counts_seconds_of_what_is_left_to_do(again: Callable[..., Encoded], rows: list[Row]) -> None:
@@ -377,11 +485,15 @@ def test_tracks_that_cannot_be_encoded_are_named(again: Callable[..., Encoded], 
 def test_check_finds_what_changed_or_is_gone(again: Callable[..., Encoded], tmp_path: Path) -> None:
     index = again().index
     assert check(tmp_path / "latents") == index
-    path = tmp_path / "latents" / index.tracks[2].file
+    path = tmp_path / "latents" / index.tracks[2].files[0].name
     good = path.read_bytes()
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(DataError, match=r"the latents of B/1\.wav, is not what was written"):
         check(tmp_path / "latents")
+    (tmp_path / "latents" / index.tracks[0].files[0].name).rename(tmp_path / "aside")
+    with pytest.raises(DataError, match=r"A/1\.wav, is missing \(and 1 more like it\)"):
+        check(tmp_path / "latents")
+    (tmp_path / "aside").rename(tmp_path / "latents" / index.tracks[0].files[0].name)
     path.unlink()
     with pytest.raises(DataError, match=r"the latents of B/1\.wav, is missing"):
         check(tmp_path / "latents")
@@ -434,19 +546,24 @@ def test_an_example_depends_on_its_number_and_the_seed_alone(encoded: Path) -> N
 
 def test_a_crop_is_the_slice_it_is_named_for_normalised_with_its_label(encoded: Path) -> None:
     index = LatentIndex.open(encoded)
-    files = {entry.path: load_file(encoded / entry.file)["latents"].float() for entry in index.tracks}
+    files = {
+        (entry.path, str(variant)): load_file(encoded / file.name)["latents"].float()
+        for entry in index.tracks
+        for variant, file in zip(index.variants, entry.files, strict=True)
+    }
     mean, std = (torch.tensor(values)[:, None, None] for values in (index.mean, index.std))
-    batch = LatentCrops(index, "train", 6, seed=1).examples(0, 40)
-    variants = set()
+    batch = LatentCrops(index, "train", 6, seed=1).examples(0, 80)
+    drawn = set()
     for latents, label, name in zip(batch.tensors["latents"], batch.tensors["labels"], batch.names, strict=True):
         path, _, place = name.partition("@")
-        frame = round(float(place.removesuffix(" mirrored").removesuffix("s")) * RATE / HOP)
-        variant = frame % 8 + 8 * place.endswith(" mirrored")
-        variants.add(variant)
-        piece = files[path][variant, frame // 8 : frame // 8 + 6].permute(1, 2, 0)
+        start_s, _, variant = place.partition("s")
+        frame = round(float(start_s) * RATE / HOP)
+        drawn.add((frame % 8, variant))
+        piece = files[path, variant][frame % 8, frame // 8 : frame // 8 + 6].permute(1, 2, 0)
         assert torch.allclose(latents, (piece - mean) / std * 0.5, atol=1e-5)
         assert label.tolist() == [float(path.startswith(game)) for game in index.games]
-    assert len(variants) > 10, "shifts and mirrors are drawn too"
+    assert len(drawn) > 30, "shifts and variants are drawn too"
+    assert {variant for _, variant in drawn} == set(map(str, VARIANTS))
 
 
 def test_normalised_latents_have_the_standard_deviation_of_diffusion(encoded: Path) -> None:
@@ -473,7 +590,7 @@ def test_splits_lengths_and_games_are_respected(encoded: Path) -> None:
 
 def test_a_broken_file_is_named(again: Callable[..., Encoded]) -> None:
     index = again().index
-    (index.folder / index.tracks[0].file).write_bytes(b"x")
+    (index.folder / index.tracks[0].files[0].name).write_bytes(b"x")
     with pytest.raises(DataError, match=r"the latents of A/1\.wav, cannot be read"):
         LatentCrops(index, "train", 6, seed=1).examples(0, 40)
 

@@ -13,6 +13,7 @@ from dualdiff.formats.mel import MelConfig
 from dualdiff.models import VAE, UNet, UNetConfig, VAEConfig
 from dualdiff.store import (
     LatentSpace,
+    format_hash,
     load_format,
     load_model,
     load_vae,
@@ -146,3 +147,13 @@ def test_bfloat16_weights_are_baked_with_the_embedding_in_float32(model_folder: 
     inputs = torch.randn(1, 4, 32, 16), torch.zeros(1), torch.eye(2)[:1]
     expected = load_model(model_folder).unet(*inputs)
     assert (model.unet(*inputs) - expected).norm() / expected.norm() < 0.05
+
+
+def test_how_a_format_decodes_is_not_part_of_its_name(copy: Path) -> None:
+    named = load_format(copy)
+    slow = FORMATS["mel"](MelConfig(phase="fgla", phase_iterations=7))
+    assert format_hash(slow) == format_hash(named)
+    assert format_hash(FORMATS["mel"](MelConfig(hop_length=128))) != format_hash(named)
+    table = json.loads((copy / "format.json").read_text())
+    (copy / "format.json").write_text(json.dumps({**table, "phase": "fgla"}))
+    assert load_format(copy).config.phase == "fgla", "a model may be told to decode in another way"

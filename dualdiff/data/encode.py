@@ -4,29 +4,27 @@ A file is named by the hash of all that its content depends on. So a file that i
 run goes on where it was, and a new VAE's files grow beside the old ones until the index changes to them in one step.
 """
 
-import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from dualdiff import audio
 from dualdiff.data.crops import at_loudness
-from dualdiff.data.latents import INDEX_NAME, TENSOR, VERSION, EncodeConfig, LatentIndex, LatentTrack
+from dualdiff.data.latentfile import Spool, facts_of, spool
+from dualdiff.data.latents import INDEX_NAME, VERSION, EncodeConfig, LatentFile, LatentIndex, LatentTrack, Variant
 from dualdiff.data.ledger import Row, games_of
 from dualdiff.data.windows import windows
 from dualdiff.errors import DataError
-from dualdiff.files import hash_of, sha256_of, write_bytes_atomically
-from dualdiff.formats import Format
+from dualdiff.files import hash_of, sha256_of
+from dualdiff.formats import Format, Transposable
 from dualdiff.progress import Progress, silent
 from dualdiff.types import Latents, Sample, Waveform
 
@@ -42,11 +40,8 @@ VAE_CONTEXT = 256
 LEAST_STD = 1e-4
 """Channels that vary less than this carry nothing."""
 
-METADATA = "dualdiff"
-"""The only key of a file's metadata: safetensors writes several in any order, and files are to repeat byte for byte."""
-
 _OURS = re.compile(r"[0-9a-f]{32}\.safetensors")
-_TEMPORARY = re.compile(r"\.([0-9a-f]{32}\.safetensors|index\.json)\..+")
+_TEMPORARY = re.compile(r"\.([0-9a-f]{32}\.safe|index\.json).+")
 
 
 class TrackEncoder(Protocol):
@@ -95,36 +90,34 @@ def encode_tracks(
 
     Raises:
         DataError: a track is missing, broken or too short; there is none to train on; the folder holds another kind of
-            index; the VAE gives numbers that are not finite or do not vary.
+            index; the format has no pitch variants; the VAE gives numbers that are not finite or do not vary.
         DualdiffError: the folder cannot be written to.
     """
     started_ns = time.time_ns()
     plan = _plan(vae, config)
     old = LatentIndex.open(out_folder) if (out_folder / INDEX_NAME).exists() else None
     share = sorted(rows, key=lambda row: row.path)[rank::world]
-    missing = [row for row in share if _facts(out_folder / file_name(row, vae, config)) is None]
-    total_s, done_s = sum(row.duration_s for row in missing), 0.0
-    for row in missing:
-        _require_length(row, plan)
-        waveforms = _levelled(music_folder / row.path, row, vae.format)
-        latents = _latents(waveforms, plan, partial(_tell, progress, done_s, total_s, row.path))
-        _write(out_folder / file_name(row, vae, config), latents, row)
-        done_s += row.duration_s
+    jobs = [job for row in share for job in _jobs(row, out_folder, plan)]
+    total_s, done_s = sum(job.row.duration_s for job in jobs), 0.0
+    for job in jobs:
+        _require_length(job.row, plan)
+        _encode(job, music_folder, plan, partial(_tell, progress, done_s, total_s, job.row.path))
+        done_s += job.row.duration_s
     wait_for_all()
     if rank == 0:
         index = _index(rows, out_folder, plan, old)
         index.write()
         _delete_leftovers(index, started_ns)
     wait_for_all()
-    return Encoded(LatentIndex.open(out_folder), len(missing), len(share))
+    return Encoded(LatentIndex.open(out_folder), len({job.row.path for job in jobs}), len(share))
 
 
 def _tell(progress: Progress, before_s: float, total_s: float, note: str, seconds: float) -> None:
     progress(before_s + seconds, total_s, note)
 
 
-def file_name(row: Row, vae: TrackEncoder, config: EncodeConfig) -> str:
-    """The name of a track's file: the hash of the audio, its gain, the format, the VAE and the variants."""
+def file_name(row: Row, vae: TrackEncoder, config: EncodeConfig, variant: Variant) -> str:
+    """The name of a file: the hash of the audio, its gain, the format, the VAE, the time shifts and the variant."""
     key = {
         "version": VERSION,
         "audio": row.sha256,
@@ -132,20 +125,21 @@ def file_name(row: Row, vae: TrackEncoder, config: EncodeConfig) -> str:
         "format": vae.format_hash,
         "vae": vae.vae_hash,
         "offsets": config.offsets,
-        "mirror": config.mirror,
+        **variant._asdict(),
     }
     return f"{hash_of(key)[:32]}.safetensors"
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How tracks are cut: frames per piece, frames of context, frames per column of latents."""
+    """How tracks are cut: frames per piece, frames of context, frames per column; and the format of each pitch."""
 
     vae: TrackEncoder
     config: EncodeConfig
     piece: int
     context: int
     reduction: int
+    formats: Mapping[int, Format]
 
     @property
     def frame_s(self) -> float:
@@ -157,7 +151,35 @@ def _plan(vae: TrackEncoder, config: EncodeConfig) -> _Plan:
     reach: int = getattr(vae, "context_frames", VAE_CONTEXT)
     probe = vae.encode(torch.zeros(1, made.channels, made.bins, GRID))
     piece = config.chunk_s * made.sample_rate / made.hop_length
-    return _Plan(vae, config, _on_grid(piece), _on_grid(reach), GRID // probe.shape[-1])
+    formats = {pitch: _at_pitch(made, pitch) for pitch in config.pitch_semitones}
+    return _Plan(vae, config, _on_grid(piece), _on_grid(reach), GRID // probe.shape[-1], formats)
+
+
+def _at_pitch(made: Format, semitones: int) -> Format:
+    if not semitones:
+        return made
+    if not isinstance(made, Transposable):
+        raise DataError(f"the format {made.config.name} has no pitch variants", "set encode.pitch_semitones = [0]")
+    return made.transposed(semitones)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is made in one pass over a track: the files missing of one pitch, by whether they are mirrored."""
+
+    row: Row
+    pitch_semitones: int
+    paths: Mapping[bool, Path]
+
+
+def _jobs(row: Row, out_folder: Path, plan: _Plan) -> Iterator[_Job]:
+    """The passes that a track still needs."""
+    paths = {variant: out_folder / file_name(row, plan.vae, plan.config, variant) for variant in plan.config.variants}
+    missing = {variant: path for variant, path in paths.items() if facts_of(path) is None}
+    for pitch in plan.config.pitch_semitones:
+        own = {variant.mirrored: path for variant, path in missing.items() if variant.pitch_semitones == pitch}
+        if own:
+            yield _Job(row, pitch, own)
 
 
 def _on_grid(frames: float) -> int:
@@ -176,58 +198,48 @@ def _levelled(path: Path, row: Row, made: Format) -> Iterator[Waveform]:
         yield at_loudness(block, row, made.config.loudness_lufs)
 
 
-def _samples(waveforms: Iterable[Waveform], plan: _Plan) -> Iterator[Sample]:
+def _samples(waveforms: Iterable[Waveform], made: Format, plan: _Plan) -> Iterator[Sample]:
     """The sample of a track, (1, 2, F, frames), in pieces."""
-    hop = plan.vae.format.hop_length
+    hop = made.hop_length
     for window in windows(waveforms, plan.piece * hop, _on_grid(FORMAT_CONTEXT_S / plan.frame_s) * hop):
-        sample = plan.vae.format.encode(window.tensor[None])
+        sample = made.encode(window.tensor[None])
         first = window.before // hop
         frames = window.length // hop + window.is_last  # frames are centred: one more than there are hops
         yield sample[..., first : first + frames]
 
 
-def _latents(waveforms: Iterable[Waveform], plan: _Plan, done_s: Callable[[float], None]) -> Tensor:
-    """The latents of a track as a file holds them, (V, N, C, F) in float16."""
-    offsets = plan.config.offsets
-    variants: list[list[Tensor]] = [[] for _ in range(offsets * (1 + plan.config.mirror))]
+def _encode(job: _Job, music_folder: Path, plan: _Plan, done_s: Callable[[float], None]) -> None:
+    """Make the files of one pass."""
+    made = plan.formats[job.pitch_semitones]
+    samples = _samples(_levelled(music_folder / job.row.path, job.row, made), made, plan)
+    with ExitStack() as stack:
+        spools = {
+            mirrored: stack.enter_context(spool(path.parent, plan.config.offsets))
+            for mirrored, path in job.paths.items()
+        }
+        _collect(samples, spools, plan, done_s)
+        for mirrored, path in job.paths.items():
+            if not spools[mirrored].write(path):
+                problem = f"the VAE makes numbers of {job.row.path} that are not finite"
+                raise DataError(problem, "train it again: dualdiff vae train")
+
+
+def _collect(
+    samples: Iterable[Sample], spools: Mapping[bool, Spool], plan: _Plan, done_s: Callable[[float], None]
+) -> None:
+    """Encode a track's sample piece by piece, with all time shifts, as it is or mirrored or both."""
     frames = 0
-    for window in windows(_samples(waveforms, plan), plan.piece, plan.context):
+    for window in windows(samples, plan.piece, plan.context):
         first, last = window.before // plan.reduction, (window.before + window.length) // plan.reduction
-        for number, columns in enumerate(variants):
-            shifted = window.tensor[..., number % offsets :]
-            shifted = shifted[..., : shifted.shape[-1] // plan.reduction * plan.reduction]
-            latents = plan.vae.encode(shifted.flip(1) if number >= offsets else shifted)
-            columns.append(latents[0, :, :, first:last].permute(2, 0, 1).half().cpu())
+        for mirrored, own in spools.items():
+            sample = window.tensor.flip(1) if mirrored else window.tensor
+            for offset in range(plan.config.offsets):
+                shifted = sample[..., offset:]
+                shifted = shifted[..., : shifted.shape[-1] // plan.reduction * plan.reduction]
+                latents = plan.vae.encode(shifted)
+                own.append(offset, latents[0, :, :, first:last].permute(2, 0, 1).half())
         frames += window.length
         done_s(frames * plan.frame_s)
-    whole = [torch.cat(columns) for columns in variants]
-    return torch.stack([columns[: whole[offsets - 1].shape[0]] for columns in whole])
-
-
-def _write(path: Path, latents: Tensor, row: Row) -> None:
-    """Write a track's latents with their sums per channel, of which the index makes means."""
-    if not torch.isfinite(latents).all():
-        raise DataError(
-            f"the VAE makes numbers of {row.path} that are not finite", "train it again: dualdiff vae train"
-        )
-    values = latents.double()
-    facts = {
-        "columns": latents.shape[1],
-        "count": latents.numel() // latents.shape[2],
-        "sum": values.sum(dim=(0, 1, 3)).tolist(),
-        "sum_of_squares": values.square().sum(dim=(0, 1, 3)).tolist(),
-    }
-    write_bytes_atomically(path, save({TENSOR: latents.contiguous()}, {METADATA: json.dumps(facts)}))
-
-
-def _facts(path: Path) -> dict[str, Any] | None:
-    """What a file of ours says of itself; None if it is missing, broken or not ours."""
-    try:
-        with safe_open(path, "pt") as file:
-            facts: dict[str, Any] = json.loads(file.metadata()[METADATA])
-            return facts
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
 
 
 def _index(rows: Sequence[Row], out_folder: Path, plan: _Plan, old: LatentIndex | None) -> LatentIndex:
@@ -236,30 +248,31 @@ def _index(rows: Sequence[Row], out_folder: Path, plan: _Plan, old: LatentIndex 
     Raises:
         DataError: some are missing, or there is none to train on.
     """
-    ordered = sorted(rows, key=lambda row: row.path)
-    files = [out_folder / file_name(row, plan.vae, plan.config) for row in ordered]
-    facts = [_facts_or_refuse(path, row) for path, row in zip(files, ordered, strict=True)]
-    hashes = _hashes(files, old)
-    mean, std = _statistics([own for own, row in zip(facts, ordered, strict=True) if row.split == "train"])
-    tracks = [
-        LatentTrack(
-            path=row.path,
-            game=row.game,
-            split=row.split,
-            columns=own["columns"],
-            file=path.name,
-            sha256=hashes[path.name],
-            audio_sha256=row.sha256,
+    tracks, training, hashes = [], [], _Hashes(out_folder, old)
+    for row in sorted(rows, key=lambda row: row.path):
+        names = [file_name(row, plan.vae, plan.config, variant) for variant in plan.config.variants]
+        facts = [_facts_or_refuse(out_folder / name, row) for name in names]
+        training += facts if row.split == "train" else []
+        files = tuple(LatentFile(name, hashes.of(name)) for name in names)
+        columns = min(own["columns"] for own in facts)
+        tracks.append(
+            LatentTrack(
+                path=row.path,
+                game=row.game,
+                split=row.split,
+                columns=columns,
+                audio_sha256=row.sha256,
+                files=files,
+            )
         )
-        for row, path, own in zip(ordered, files, facts, strict=True)
-    ]
+    mean, std = _statistics(training)
     return LatentIndex(
         folder=out_folder,
         vae=plan.config.vae,
         vae_hash=plan.vae.vae_hash,
         format_hash=plan.vae.format_hash,
         offsets=plan.config.offsets,
-        mirror=plan.config.mirror,
+        variants=tuple(plan.config.variants),
         frame_s=plan.frame_s,
         frames_per_column=plan.reduction,
         mean=mean,
@@ -270,20 +283,25 @@ def _index(rows: Sequence[Row], out_folder: Path, plan: _Plan, old: LatentIndex 
 
 
 def _facts_or_refuse(path: Path, row: Row) -> dict[str, Any]:
-    facts = _facts(path)
+    facts = facts_of(path)
     if facts is None:
         raise DataError(f"{path}, the latents of {row.path}, is missing", "run dualdiff encode again")
     return facts
 
 
-def _hashes(files: Sequence[Path], old: LatentIndex | None) -> dict[str, str]:
-    """The SHA-256 of each file by name: known from the index before, unless the file was written since."""
-    known = {track.file: track.sha256 for track in old.tracks} if old else {}
-    written_ns = (old.folder / INDEX_NAME).stat().st_mtime_ns if old else 0
-    return {
-        path.name: known[path.name] if path.name in known and path.stat().st_mtime_ns < written_ns else sha256_of(path)
-        for path in files
-    }
+class _Hashes:
+    """The SHA-256 of files of a folder: known from the index before, unless the file was written since."""
+
+    def __init__(self, folder: Path, old: LatentIndex | None) -> None:
+        self._folder = folder
+        self._known = dict(file for track in old.tracks for file in track.files) if old else {}
+        self._written_ns = (folder / INDEX_NAME).stat().st_mtime_ns if old else 0
+
+    def of(self, name: str) -> str:
+        path = self._folder / name
+        if name in self._known and path.stat().st_mtime_ns < self._written_ns:
+            return self._known[name]
+        return sha256_of(path)
 
 
 def _statistics(facts: Sequence[dict[str, Any]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -309,9 +327,9 @@ def _statistics(facts: Sequence[dict[str, Any]]) -> tuple[tuple[float, ...], tup
 
 def _delete_leftovers(index: LatentIndex, started_ns: int) -> None:
     """Delete what the index does not name, if it is ours: other latents, and halves of files from killed runs."""
-    named = {track.file for track in index.tracks}
+    named = {file.name for track in index.tracks for file in track.files}
     for path in index.folder.iterdir():
-        is_old_latents = _OURS.fullmatch(path.name) and path.name not in named and _facts(path) is not None
+        is_old_latents = _OURS.fullmatch(path.name) and path.name not in named and facts_of(path) is not None
         is_half = _TEMPORARY.fullmatch(path.name) and path.stat().st_mtime_ns < started_ns
         if is_old_latents or is_half:
             path.unlink()

@@ -1,32 +1,33 @@
-"""Latents on disk: what the UNet learns from. One safetensors file per track, and an index that names their makers.
+"""Latents on disk: what the UNet learns from. Files of latents per track, and an index that names their makers.
 
-A file holds "latents" (V, N, C, F) in float16: V variants (time shifts, then the same with left and right swapped), N
-columns of time, C latent channels, F rows; a crop is one contiguous slice. float16 rounds values around 1 by 3e-4 RMS,
-a hundredth of the noise of the most precise VAE (0.03 at a signal-to-noise ratio of 32), and halves the disk space.
+A file holds "latents" (V, N, C, F) in float16: V time shifts, N columns of time, C latent channels, F rows; a crop is
+one contiguous slice. Each pitch of a track, and each with left and right swapped, has a file of its own. float16 rounds
+values around 1 by 3e-4 RMS, a hundredth of the noise of the most precise VAE (0.03 at a signal-to-noise ratio of 32),
+and halves the disk space.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError
 
 from dualdiff.config import setting
 from dualdiff.data.draw import TrackDraw
+from dualdiff.data.latentfile import read_columns
 from dualdiff.data.ledger import Split
 from dualdiff.data.loader import Batch
 from dualdiff.errors import DataError
 from dualdiff.files import sha256_of, write_json_atomically
+from dualdiff.progress import Progress, silent
 from dualdiff.seeding import Stream
 from dualdiff.store import LatentSpace
 from dualdiff.types import Latents
 
 INDEX_NAME = "index.json"
-TENSOR = "latents"
 VERSION = 1
 """The version of the index and of the files; an index of a newer one is refused."""
 
@@ -43,21 +44,53 @@ class EncodeConfig:
         8, "time shifts of 0..n-1 frames stored per track, against a fixed grid", minimum=1, maximum=8
     )
     mirror: bool = setting(False, "store every track with left and right swapped as well")
+    pitch_semitones: tuple[int, ...] = setting(
+        (0,), "store every track this much higher (below 0: lower); 0 is as it is", minimum=-12, maximum=12
+    )
     chunk_s: float = setting(30.0, "tracks go through in pieces of this length, to bound memory, seconds", minimum=5)
+
+    def __post_init__(self) -> None:
+        if 0 not in self.pitch_semitones or len(set(self.pitch_semitones)) < len(self.pitch_semitones):
+            raise ValueError("pitch_semitones must hold 0, the music as it is, and no number twice")
+
+    @property
+    def variants(self) -> list["Variant"]:
+        """What is made of each track."""
+        return [
+            Variant(pitch, mirrored) for pitch in self.pitch_semitones for mirrored in (False, True)[: 1 + self.mirror]
+        ]
+
+
+class Variant(NamedTuple):
+    """What is done to a track before it is encoded: made so many semitones higher; left and right swapped."""
+
+    pitch_semitones: int = 0
+    mirrored: bool = False
+
+    def __str__(self) -> str:
+        pitch = f" {self.pitch_semitones:+d} semitones" if self.pitch_semitones else ""
+        return pitch + " mirrored" * self.mirrored
+
+
+class LatentFile(NamedTuple):
+    """A file of the folder, and its hash."""
+
+    name: str
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentTrack:
-    """A track's latents: its file in the folder with that file's hash, and what the track is."""
+    """A track's latents: a file per variant, and what the track is."""
 
     path: str
     """The track's, from the music folder."""
     game: str
     split: Split
     columns: int
-    file: str
-    sha256: str
     audio_sha256: str
+    files: tuple[LatentFile, ...]
+    """In the order of the index's variants."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +103,8 @@ class LatentIndex:
     vae_hash: str
     format_hash: str
     offsets: int
-    mirror: bool
+    """Time shifts in each file."""
+    variants: tuple[Variant, ...]
     frame_s: float
     """Seconds from frame to frame of the format."""
     frames_per_column: int
@@ -138,26 +172,40 @@ class LatentIndex:
 
 def _from_json(table: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
-    values["tracks"] = tuple(LatentTrack(**track) for track in values["tracks"])
+    values["variants"] = tuple(Variant(*variant) for variant in values["variants"])
+    values["tracks"] = tuple(_track_from_json(track) for track in values["tracks"])
     del values["dualdiff_latents"]
     return values
 
 
-def check(folder: Path) -> LatentIndex:
+def _track_from_json(table: Mapping[str, Any]) -> LatentTrack:
+    return LatentTrack(**{**table, "files": tuple(LatentFile(*file) for file in table["files"])})
+
+
+def check(folder: Path, progress: Progress = silent) -> LatentIndex:
     """Read all latents of a folder and compare them with the index.
 
     Raises:
-        DataError: there is no index, or a file is missing or is not the one that the index names.
+        DataError: there is no index, or a file is missing or is not the one that the index names: the first such file,
+            and how many more there are.
     """
     index = LatentIndex.open(folder)
-    for track in index.tracks:
-        path = folder / track.file
-        if not path.is_file():
-            raise DataError(f"{path}, the latents of {track.path}, is missing", ENCODE)
-        if sha256_of(path) != track.sha256:
-            raise DataError(
-                f"{path}, the latents of {track.path}, is not what was written", f"delete that file, then {ENCODE}"
-            )
+    files = [
+        (track, variant, file)
+        for track in index.tracks
+        for variant, file in zip(index.variants, track.files, strict=True)
+    ]
+    wrong = []
+    for number, (track, variant, file) in enumerate(files, start=1):
+        path = folder / file.name
+        found = sha256_of(path) if path.is_file() else ""
+        if found != file.sha256:
+            problem = "is not what was written" if found else "is missing"
+            wrong.append(f"{path}, the latents of {track.path}{variant}, {problem}")
+        progress(number, len(files), track.path)
+    if wrong:
+        others = f" (and {len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
+        raise DataError(wrong[0] + others, f"delete what is not as it was written, then {ENCODE}")
     return index
 
 
@@ -190,8 +238,8 @@ class LatentCrops:
     def examples(self, first: int, count: int) -> Batch:
         """The examples `first` .. `first + count - 1`, named `game/track.ogg@12.345s`.
 
-        "latents" (B, C, F, N) are normalised, "labels" (B, K) one-hot over the index's games. Time shift, and mirror
-        if there are mirrored latents, are drawn too.
+        "latents" (B, C, F, N) are normalised, "labels" (B, K) one-hot over the index's games. Time shift and variant
+        are drawn too.
 
         Raises:
             DataError: a file is missing or broken.
@@ -205,17 +253,15 @@ class LatentCrops:
         which, where, how = self._stream.at(number).numpy("place").random(3)
         track = self.tracks[self._draw.track(which)]
         start = int(where * (track.columns - self.crop_columns + 1))
-        variant = int(how * self.index.offsets * (1 + self.index.mirror))
-        offset = variant % self.index.offsets
+        variant, offset = divmod(int(how * self.index.offsets * len(self.index.variants)), self.index.offsets)
         start_s = (start * self.index.frames_per_column + offset) * self.index.frame_s
-        mirrored = " mirrored" if variant >= self.index.offsets else ""
-        return self._slice(track, variant, start), track.game, f"{track.path}@{start_s:.3f}s{mirrored}"
+        name = f"{track.path}@{start_s:.3f}s{self.index.variants[variant]}"
+        return self._slice(track, track.files[variant], offset, start), track.game, name
 
-    def _slice(self, track: LatentTrack, variant: int, start: int) -> Latents:
-        path = self.index.folder / track.file
+    def _slice(self, track: LatentTrack, file: LatentFile, offset: int, start: int) -> Latents:
+        path = self.index.folder / file.name
         try:
-            with safe_open(path, "pt") as file:
-                piece: Tensor = file.get_slice(TENSOR)[variant, start : start + self.crop_columns]
+            piece = read_columns(path, offset, start, start + self.crop_columns)
         except (OSError, SafetensorError) as error:
             raise DataError(f"{path}, the latents of {track.path}, cannot be read: {error}", ENCODE) from error
         return piece.permute(1, 2, 0).float()

@@ -225,7 +225,7 @@ def inspect_latents(folder: Path) -> Finding:
         "in": index.vae,
         "made with the format": index.format_hash,
         "tracks": len(index.tracks),
-        "variants": index.offsets * (1 + index.mirror),
+        "variants": index.offsets * len(index.variants),
         "mean": list(index.mean),
         "standard deviation": list(index.std),
         "seconds per column": column_s,

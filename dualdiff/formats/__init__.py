@@ -1,6 +1,6 @@
 """Formats: waveform <-> sample. `FORMATS` names them; whatever else is in the house knows only `Format`."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -13,7 +13,8 @@ class Format(Protocol):
     """A way from waveforms to samples and back.
 
     Its class has an attribute `Config`, a config dataclass with the fields `name` and `loudness_lufs` (what tracks are
-    brought to before they are encoded), and is made as `cls(config, device="cpu")`.
+    brought to before they are encoded), and is made as `cls(config, device="cpu")`. Settings that samples do not depend
+    on, but only the way back, are named in `Config.DECODE_ONLY`, if there are any.
     """
 
     config: Any
@@ -47,7 +48,16 @@ class Format(Protocol):
         ...
 
 
+@runtime_checkable
+class Transposable(Protocol):
+    """A format that can also encode music as if it were higher or lower: what pitch variants are made with."""
+
+    def transposed(self, semitones: float) -> Format:
+        """The format whose samples are of the music so many semitones higher, at the same speed."""
+        ...
+
+
 FORMATS: dict[str, Any] = {"mel": MelFormat}
 """Name in the settings -> class."""
 
-__all__ = ["FORMATS", "Format"]
+__all__ = ["FORMATS", "Format", "Transposable"]

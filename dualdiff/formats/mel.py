@@ -5,9 +5,10 @@ here, to save time, is below what float32 resolves (encoding) or 4e-5 of its sum
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torchaudio
@@ -34,6 +35,8 @@ MEL_GROUPS = 4
 @dataclass(frozen=True, kw_only=True)
 class MelConfig:
     """The constants of the mel format; a model carries them along."""
+
+    DECODE_ONLY: ClassVar[tuple[str, ...]] = ("phase", "phase_iterations")
 
     name: Literal["mel"] = setting("mel", "the format")
     sample_rate: int = setting(32000, "audio samples per second, Hz", minimum=8000, maximum=192000)
@@ -79,12 +82,15 @@ class MelFormat:
 
     Config = MelConfig
 
-    def __init__(self, config: MelConfig = MelConfig(), device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, config: MelConfig = MelConfig(), device: str | torch.device = "cpu", semitones: float = 0.0
+    ) -> None:
+        """A format whose samples are of the music `semitones` higher than it is; see `transposed`."""
         self.config, self.device = config, torch.device(device)
         self.sample_rate, self.hop_length = config.sample_rate, config.hop_length
         self.channels, self.bins = 2, config.n_mels
         self.window = hann_power_window(config.n_fft, config.window_power)
-        self.filters = mel_filters(config)
+        self.filters = mel_filters(config, 2 ** (semitones / 12))
         half = math.ceil(ENCODE_STDS * config.window_std)
         self._stft = Stft(cut(self.window, half), config.n_fft, config.hop_length, self.device)
         self._groups = _grouped(self.filters, self.device)
@@ -101,6 +107,14 @@ class MelFormat:
         """The centre of each mel band, (F,), Hz."""
         points = torch.linspace(_to_mel(self.config.f_min), _to_mel(self.config.f_max), self.bins + 2)[1:-1]
         return 700 * (10 ** (points / 2595) - 1)
+
+    def transposed(self, semitones: float) -> "MelFormat":
+        """The format that encodes music as if it were so many semitones higher, at the same speed.
+
+        Its mel filters lie lower by that interval, from the limits on, so that a tone falls into the band of the higher
+        one. Music made lower lacks what lay above half the sample rate: its highest bands are empty.
+        """
+        return MelFormat(self.config, self.device, semitones)
 
     @torch.no_grad()
     def encode(self, waveform: Waveform) -> Sample:
@@ -157,11 +171,18 @@ def _to_mel(frequency_hz: float) -> float:
     return 2595 * math.log10(1 + frequency_hz / 700)
 
 
-def mel_filters(config: MelConfig) -> Tensor:
-    """HTK mel filters, triangles of peak 1, (n_fft // 2 + 1, F)."""
-    filters: Tensor = torchaudio.functional.melscale_fbanks(
-        config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, norm=None, mel_scale="htk"
-    )
+def mel_filters(config: MelConfig, ratio: float = 1.0) -> Tensor:
+    """HTK mel filters, triangles of peak 1, (n_fft // 2 + 1, F), all edges divided by `ratio`.
+
+    To divide each edge is to multiply the frequency of each bin. Dividing the two limits alone would not do: the scale
+    is linear in the bass, so that low notes would move by less than high ones.
+    """
+    rate = config.sample_rate * ratio if ratio != 1 else config.sample_rate
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")  # as `transposed`
+        filters: Tensor = torchaudio.functional.melscale_fbanks(
+            config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, rate, norm=None, mel_scale="htk"
+        )
     return filters
 
 
