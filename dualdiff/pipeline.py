@@ -1,6 +1,5 @@
 """Format, VAE and UNet as one object: encode, decode, generate."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,6 @@ from dualdiff.types import Latents, Waveform
 
 MAX_LENGTH_S = 3600.0
 """The longest clip, seconds: what fits into memory on an ordinary machine."""
-
-PEAK_LIMIT_DB = -1.0
-"""Clips stay below this true peak, dB relative to full scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +156,9 @@ class Pipeline:
             "device": self.device.type,
             "precision": str(vae.compute_dtype).removeprefix("torch."),
         }
-        return Clip(self._levelled(waveform, config.loudness_lufs), self.format.sample_rate, recipe)
+        return Clip(
+            audio.levelled(waveform, self.format.sample_rate, config.loudness_lufs), self.format.sample_rate, recipe
+        )
 
     def _frames(self, length_s: float) -> int:
         if not 0 < length_s <= MAX_LENGTH_S:
@@ -201,11 +199,3 @@ class Pipeline:
     def _fitted(latents: Latents, columns: int) -> Latents:
         kept = latents[..., :columns]
         return torch.nn.functional.pad(kept, (0, columns - kept.shape[-1]))
-
-    def _levelled(self, waveform: Waveform, loudness_lufs: float) -> Waveform:
-        """Bring a clip to a loudness, or as near as its peaks allow: never above -1 dB true peak."""
-        measured = audio.loudness_lufs(waveform, self.format.sample_rate)
-        if not math.isfinite(measured):
-            return waveform
-        gain_db = min(loudness_lufs - measured, PEAK_LIMIT_DB - audio.true_peak_db(waveform, self.format.sample_rate))
-        return waveform * 10 ** (gain_db / 20)

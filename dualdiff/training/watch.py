@@ -42,6 +42,5 @@ class TensorBoard:
 
 def write_preview(path: Path, waveform: Waveform, sample_rate: int) -> Path:
     """Write a waveform (2, T) as a run's demo, scaled down where it would clip; returns the path."""
-    peak = float(waveform.abs().max())
-    audio.write(path, (waveform / max(peak, 1.0)).cpu(), sample_rate)
+    audio.write(path, audio.below_full_scale(waveform), sample_rate)
     return path
