@@ -1,6 +1,7 @@
 """The border of the command line: what goes wrong becomes one line, a hint and an exit code."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -28,7 +29,17 @@ def failing(error):
         (DataError("a file is broken"), 3, "error: a file is broken\n"),
         (ConfigError("a key is unknown", "see it"), 4, "error: a key is unknown\nhint: see it\n"),
         (Interrupted("after step 3", "run it again"), 130, "interrupted: after step 3\nhint: run it again\n"),
-        (KeyboardInterrupt(), 130, "interrupted: by the keyboard\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted: before the work was done\nhint: what is on disk is whole: run the same command again\n",
+        ),
+        (
+            OSError(28, "No space left on device", "some/file"),
+            1,
+            "error: some/file: No space left on device\n"
+            "hint: check space and permissions; --debug shows what was going on\n",
+        ),
     ],
 )
 def test_errors_become_a_line_a_hint_and_a_code(run_cli, monkeypatch, error, code, stderr):
@@ -66,6 +77,16 @@ def test_usage_errors_name_the_closest(run_cli, line, hint):
     assert hint in outcome.stderr
     assert outcome.stdout == ""
     assert len(outcome.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_any_work_is_an_interruption(kind):
+    script = f"import os; os.kill(os.getpid(), {int(kind)})"
+    wait = f"from dualdiff import cli; cli._command = lambda: exec({script!r}); cli.main()"
+    done = subprocess.run([sys.executable, "-c", wait], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.startswith("interrupted: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_version(run_cli):

@@ -4,10 +4,12 @@
 """
 
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -24,12 +26,12 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("init")(init.init)
-app.command("doctor")(doctor.doctor)
+app.command("init", short_help="Write dualdiff.toml here, from a preset.")(init.init)
+app.command("doctor", short_help="Say what this machine has and lacks.")(doctor.doctor)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(format_.app, name="format")
 app.add_typer(vae.app, name="vae")
-app.command("encode")(encode.encode)
+app.command("encode", short_help="Turn the tracks into latents.")(encode.encode)
 app.add_typer(unet.app, name="unet")
 app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)
@@ -66,8 +68,13 @@ def root(
 
 
 def main() -> None:
-    """Run the command of this process's arguments and exit with its code."""
+    """Run the command of this process's arguments and exit with its code; SIGTERM is taken for a Ctrl-C."""
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(sys.argv[1:]))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -84,8 +91,8 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         return _explain(error)
-    if code == INTERRUPTED:  # Typer has caught the keyboard's interruption
-        console.show_error("by the keyboard", word="interrupted")
+    if code == INTERRUPTED:  # Typer has caught the interruption
+        _show_interruption()
     console.detail(f"took {console.duration(time.monotonic() - started_s)}")
     return code if isinstance(code, int) else 0
 
@@ -114,13 +121,23 @@ def _explain(error: BaseException) -> int:
         console.show_error(error.message if wrong_option else error.format_message(), _usage_hint(error))
         return 2
     if isinstance(error, KeyboardInterrupt):
-        console.show_error("by the keyboard", word="interrupted")
+        _show_interruption()
         return INTERRUPTED
+    if isinstance(error, OSError) and error.strerror:  # a full disk, a file out of reach: the machine's, not a bug
+        where = f"{error.filename}: " if error.filename else ""
+        console.show_error(f"{where}{error.strerror}", "check space and permissions; --debug shows what was going on")
+        return 1
     console.show_error(
         f"this is a bug in dualdiff {dualdiff.__version__}: {type(error).__name__}: {error}",
         "run the same command again with --debug added, and report what it shows",
     )
     return 1
+
+
+def _show_interruption() -> None:
+    console.show_error(
+        "before the work was done", "what is on disk is whole: run the same command again", word="interrupted"
+    )
 
 
 def _usage_hint(error: Any) -> str:

@@ -27,7 +27,8 @@ def dataset() -> None:
 @app.command()
 def scan(
     folder: Annotated[
-        Path | None, typer.Argument(help="The folder of music; dualdiff.toml remembers it.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="FOLDER", help="The folder of music, noted in dualdiff.toml; else the one noted there."),
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Measure all anew and draw the splits again.")] = False,
     project: ProjectDir = HERE,

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The format: waveforms to samples and back.")
 
-Files = Annotated[list[Path], typer.Argument(help="Audio files.", metavar="FILE...")]
+Files = Annotated[list[Path], typer.Argument(help="Audio files.", metavar="FILE")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of what the way back draws.")]
 
 
-@app.command()
+@app.command(short_help="Send files there and back.")
 def roundtrip(
     files: Files,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write audio and pictures there.")] = None,
@@ -48,7 +48,7 @@ def roundtrip(
         console.say_json(found)
 
 
-@app.command("test")
+@app.command("test", short_help="Compare with other ways and codecs.")
 def compare(
     count: Annotated[int, typer.Option("-n", "--count", metavar="N", min=1, help="How many tracks.")] = 8,
     seconds: Annotated[float, typer.Option(metavar="S", min=0.5, help="The middle of each track, so long.")] = 10.0,

@@ -16,27 +16,33 @@ Games = Annotated[
     list[str] | None,
     typer.Option("--game", metavar="NAME[:WEIGHT],...", help="Games and their weights; may be repeated. Without: any."),
 ]
-Length = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.1, help="Length of a clip.")]
+Length = Annotated[float | None, typer.Option(metavar="SECONDS", help="Length of a clip; 0.1 to 3600.")]
 Count = Annotated[int, typer.Option(metavar="N", min=1, help="How many clips, with seeds that count up.")]
-Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the first clip.")]
-Steps = Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of the sampler.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the first clip; 0 unless said.")]
+Steps = Annotated[int | None, typer.Option(metavar="N", help="Steps of the sampler.")]
 Sampler = Annotated[str | None, typer.Option(metavar="NAME", help="dpmpp_2m, heun or euler.")]
-Scale = Annotated[float | None, typer.Option(metavar="SCALE", min=0, help="Guidance: 1 none; more follows the games.")]
+Scale = Annotated[float | None, typer.Option(metavar="SCALE", help="Guidance: 1 none; more follows the games.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder that clips are written to.")]
 Kind = Annotated[str | None, typer.Option("--format", metavar="KIND", help="flac, wav, ogg or mp3.")]
 ModelDir = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="The model folder that plays.")]
 From = Annotated[Path | None, typer.Option("--from", metavar="CLIP", help="Render a clip again from its tags.")]
 Init = Annotated[Path | None, typer.Option(metavar="CLIP", help="Write a variation of this audio file.")]
 Strength = Annotated[float | None, typer.Option(metavar="0..1", help="How far a variation may stray; 0.6 unless said.")]
-Loudness = Annotated[float | None, typer.Option(metavar="LUFS", help="Loudness of a clip.")]
+Loudness = Annotated[float | None, typer.Option(metavar="LUFS", help="Loudness of a clip; -60 to 0.")]
 Picture = Annotated[bool, typer.Option("--picture", help="Write a spectrogram beside each clip.")]
+
+SHORTEST_S = 0.1
+"""The shortest clip, seconds."""
+
+FLAGS = {"length_s": "length", "cfg_scale": "cfg", "loudness_lufs": "loudness", "file_format": "format"}
+"""The flags of settings that are called otherwise."""
 
 
 def generate(
     game: Games = None,
     length: Length = None,
     count: Count = 1,
-    seed: Seed = 0,
+    seed: Seed = None,
     steps: Steps = None,
     sampler: Sampler = None,
     cfg: Scale = None,
@@ -52,7 +58,10 @@ def generate(
     project: ProjectDir = HERE,
     overrides: Overrides = None,
 ) -> None:
-    """Write new music for a weighted mix of games."""
+    """Write new music for a weighted mix of games.
+
+    What no option says is as in [generate] of dualdiff.toml.
+    """
     from dualdiff import clips
     from dualdiff.evaluation.plots import Row, write_spectrograms
     from dualdiff.games import parse_games
@@ -61,7 +70,9 @@ def generate(
     recipe = {"length_s": length, "steps": steps, "sampler": sampler, "cfg_scale": cfg, "loudness_lufs": loudness}
     if from_:
         _refuse_beside_from(
-            {"game": game, "init": init, "seed": seed, "count": count > 1, "strength": strength, **recipe}
+            {"game": game, "init": init, "seed": seed, "count": count if count > 1 else None, "strength": strength}
+            | recipe,
+            overrides or [],
         )
     places = {"out": out and str(out.resolve()), "model": model and str(model.resolve())}
     opened = _open(project, {**recipe, **places, "file_format": kind}, overrides or [])
@@ -74,7 +85,9 @@ def generate(
         length_s = clips.length_of(init) if init and not length else config.length_s
         if strength is None:
             strength = clips.VARIATION_STRENGTH if init else 1.0
-        request = clips.Request(games=games, length_s=length_s, seed=seed, config=config, init=init, strength=strength)
+        request = clips.Request(
+            games=games, length_s=length_s, seed=seed or 0, config=config, init=init, strength=strength
+        )
         jobs = clips.series(request, count)
     paths = [opened.path(config.out) / job.name for job in jobs]
     clips.require_free(paths, force)
@@ -93,17 +106,37 @@ def _open(project: Path, flags: dict[str, Any], overrides: list[str]) -> "Projec
     """The project with the flags laid over its settings; without a project, the defaults, if a model is named."""
     from dualdiff.settings import open_project
 
-    given = [f"generate.{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    given = {key: value for key, value in flags.items() if value is not None}
+    _refuse_impossible(given)
     opener = open_or_defaults if flags["model"] else open_project
-    return opener(project, [*overrides, *given])
+    return opener(project, [*overrides, *(f"generate.{key}={json.dumps(value)}" for key, value in given.items())])
 
 
-def _refuse_beside_from(flags: dict[str, Any]) -> None:
+def _refuse_impossible(flags: dict[str, Any]) -> None:
+    """Refuse a value that its setting cannot have, by the name of the flag that the user gave."""
+    from dualdiff.config import Source, build
+    from dualdiff.errors import ConfigError, UsageError
+    from dualdiff.pipeline import GenerateConfig
+
+    for key, value in flags.items():
+        try:
+            build(GenerateConfig, {key: value}, Source(f"--{FLAGS.get(key, key)}"))
+        except ConfigError as error:
+            raise UsageError(error.message, error.hint) from error
+    if flags.get("length_s", SHORTEST_S) < SHORTEST_S:
+        raise UsageError(f"--length: a clip of {flags['length_s']:g} s cannot be", f"the shortest is {SHORTEST_S:g} s")
+
+
+def _refuse_beside_from(flags: dict[str, Any], overrides: list[str]) -> None:
     from dualdiff.errors import UsageError
 
-    names = {"length_s": "length", "cfg_scale": "cfg", "loudness_lufs": "loudness"}
-    given = [f"--{names.get(key, key)}" for key, value in flags.items() if value]
+    given = [f"--{FLAGS.get(key, key)}" for key, value in flags.items() if value not in (None, [])]
+    given += [f"--set {word}" for word in overrides if word.startswith("generate.") and not _is_place(word)]
     if given:
         raise UsageError(
             f"--from renders a clip as its recipe says: {given[0]} cannot change it", f"leave {given[0]} out"
         )
+
+
+def _is_place(override: str) -> bool:
+    return override.partition("=")[0].strip() in ("generate.model", "generate.out", "generate.file_format")

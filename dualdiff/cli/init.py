@@ -10,7 +10,9 @@ from dualdiff.cli.options import HERE, Force, ProjectDir
 
 def init(
     preset: Annotated[str, typer.Option(metavar="nano|small|seed", help="The size of the models.")] = "small",
-    name: Annotated[str, typer.Option(help="Name of the project.", show_default="the folder's name")] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the project.", show_default="the folder's name")
+    ] = "",
     project: ProjectDir = HERE,
     force: Force = False,
 ) -> None:

@@ -11,7 +11,7 @@ from dualdiff.cli.options import HERE, AsJson
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="Project, ledger, latents, run, model or audio.", show_default="here")
+        Path, typer.Argument(metavar="PATH", help="Project, ledger, latents, run, model or audio.", show_default="here")
     ] = HERE,
     as_json: AsJson = False,
 ) -> None:

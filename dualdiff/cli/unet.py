@@ -10,7 +10,11 @@ app = typer.Typer(help="The diffusion UNet, which writes latents for a mix of ga
 
 @app.command()
 def train(project: ProjectDir = HERE, overrides: Overrides = None) -> None:
-    """Train the UNet on the encoded tracks, or go on where an interrupted training stopped."""
+    """Train the UNet on the encoded tracks, or go on where an interrupted training stopped.
+
+    Ctrl-C saves after the step at hand; the same command then goes on. How long, how large and how often to save is
+    in [unet.train] of dualdiff.toml.
+    """
     from dualdiff.settings import open_project
     from dualdiff.stages import train_unet
 
