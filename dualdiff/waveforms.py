@@ -67,11 +67,25 @@ def loudness_lufs(waveform: Waveform, sample_rate: int) -> float:
     Written here because torchaudio's measure clips at full scale inside its filters, and so mismeasures loud tracks.
     What is shorter than one gating block (400 ms) is measured as one block.
     """
-    step = min(round(sample_rate / 10), waveform.shape[-1])
+    step = min(loudness_step(sample_rate), waveform.shape[-1])
     if step == 0:
         return -math.inf
     pieces = _pieces(waveform, 600 * step, 3 * step)
-    powers = torch.cat([_powers(_k_weighted(piece, sample_rate)[:, lead:], step) for piece, lead in pieces])
+    return gated_lufs(torch.cat([_powers(_k_weighted(piece, sample_rate)[:, lead:], step) for piece, lead in pieces]))
+
+
+def loudness_step(sample_rate: int) -> int:
+    """Samples in 100 ms, by which the gating blocks of BS.1770 move on; at least one."""
+    return max(1, round(sample_rate / 10))
+
+
+def gated_lufs(powers: torch.Tensor) -> float:
+    """Integrated loudness from the K-weighted power of each 100 ms, summed over channels (BS.1770-4, equations 4-7).
+
+    Gating blocks are four steps long, or as long as there are steps. -inf where nothing is heard.
+    """
+    if not len(powers):
+        return -math.inf
     block = powers.unfold(0, min(4, len(powers)), 1).mean(-1)
     heard = block[_lufs(block) > -70.0]
     if not len(heard):
@@ -96,8 +110,8 @@ def _pieces(waveform: Waveform, length: int, lead: int) -> Iterator[tuple[Wavefo
         yield waveform[:, start - early : start + length], early
 
 
-def _k_weighted(piece: Waveform, sample_rate: int) -> torch.Tensor:
-    """K-weighting (BS.1770-4, annex 1) at any rate, a high shelf and a high pass, in float64."""
+def k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
+    """K-weighting (BS.1770-4, annex 1) at any rate: (b, a) of its high shelf and of its high pass, a[0] being 1."""
     shelf_gain, shelf_q, pass_q = 10 ** (3.999843853973347 / 20), 0.7071752369554196, 0.5003270373238773
     k = math.tan(math.pi * 1681.974450955533 / sample_rate)
     middle = shelf_gain**0.4996667741545416 * k / shelf_q
@@ -105,10 +119,17 @@ def _k_weighted(piece: Waveform, sample_rate: int) -> torch.Tensor:
     shelf_a = (1 + k / shelf_q + k * k, 2 * (k * k - 1), 1 - k / shelf_q + k * k)
     k = math.tan(math.pi * 38.13547087602444 / sample_rate)
     pass_a = (1 + k / pass_q + k * k, 2 * (k * k - 1), 1 - k / pass_q + k * k)
-    scale = pass_a[0]  # the standard's high pass has b = (1, -2, 1) beside a normalised a
+    pass_b = (pass_a[0], -2 * pass_a[0], pass_a[0])  # the standard's high pass has b = (1, -2, 1) beside a normalised a
+    return [([x / a[0] for x in b], [x / a[0] for x in a]) for b, a in ((shelf_b, shelf_a), (pass_b, pass_a))]
+
+
+def _k_weighted(piece: Waveform, sample_rate: int) -> Waveform:
+    """A piece (C, T) with K-weighting, in float64."""
     audio = piece.double()
-    for b, a in ((shelf_b, shelf_a), ((scale, -2 * scale, scale), pass_a)):
-        audio = torchaudio.functional.lfilter(audio, torch.tensor(a).double(), torch.tensor(b).double(), clamp=False)
+    for b, a in k_weighting(sample_rate):
+        audio = torchaudio.functional.lfilter(
+            audio, torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64), clamp=False
+        )
     return audio
 
 

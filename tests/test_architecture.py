@@ -23,6 +23,8 @@ LAYERS = {
     "containers": 1,
     "waveforms": 1,
     "audio": 1,
+    "chiptunes": 1,
+    "render": 1,
     "device": 1,
     "games": 1,
     "formats": 2,
@@ -42,7 +44,7 @@ LAYERS = {
 }
 # In a layer with an order, a unit also imports from those before it.
 ORDERED = [
-    ("config", "tomledit", "files", "containers", "waveforms", "audio", "device", "games"),
+    ("config", "tomledit", "files", "containers", "waveforms", "audio", "chiptunes", "render", "device", "games"),
     ("store", "pipeline", "clips", "data"),
     ("training", "evaluation"),
     ("settings", "stages"),
