@@ -1,25 +1,50 @@
 """`dualdiff encode`: tracks to latents."""
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from dualdiff.cli import console
 from dualdiff.cli.options import HERE, Overrides, ProjectDir
 
+if TYPE_CHECKING:
+    from dualdiff.settings import Project
 
-def encode(project: ProjectDir = HERE, overrides: Overrides = None) -> None:
+
+def encode(
+    check: Annotated[
+        bool, typer.Option("--check", help="Encode nothing: compare every file of latents with its stored hash.")
+    ] = False,
+    project: ProjectDir = HERE,
+    overrides: Overrides = None,
+) -> None:
     """Turn the tracks into latents with the VAE; latents that are there already and still fit are kept."""
-    from dualdiff.data.encode import encode_tracks
-    from dualdiff.data.ledger import read_ledger, used
-    from dualdiff.device import select_device, select_precision
     from dualdiff.settings import open_project
-    from dualdiff.store import load_vae
 
     opened = open_project(project, overrides or ())
-    settings, machine = opened.settings, opened.settings.project
-    device = select_device(machine.device)
-    music, latents = opened.path(settings.dataset.folder), opened.path(settings.encode.folder)
-    rows = used(read_ledger(opened.ledger))
-    vae = load_vae(opened.path(settings.encode.vae), device, select_precision(machine.precision, device))
+    if check:
+        _check(opened)
+        return
+    from dualdiff import stages
+
     with console.progress("encode") as progress:
-        result = encode_tracks(rows, music, latents, vae, settings.encode, progress)
-    console.note(f"encoded {result.encoded} of {result.share} tracks; the others were there")
-    console.say(str(latents))
+        result = stages.encode(opened, progress)
+    kept = result.share - result.encoded
+    console.note(f"encoded {result.encoded} of {result.share} tracks" + (f"; {kept} were there" if kept else ""))
+    console.say(str(result.index.folder))
     console.note("next: `dualdiff unet train`")
+
+
+def _check(project: "Project") -> None:
+    """Compare the latents of a project with their hashes, and with the tracks of the ledger."""
+    from dualdiff.data.latents import check
+    from dualdiff.data.ledger import read_ledger, used
+
+    with console.progress("check") as progress:
+        index = check(project.path(project.settings.encode.folder), progress)
+    files = len(index.tracks) * len(index.variants)
+    console.say(f"all {files} files, of {len(index.tracks)} tracks, are as they were written")
+    encoded = {(track.path, track.audio_sha256) for track in index.tracks}
+    rows = used(read_ledger(project.ledger))
+    if waiting := sum((row.path, row.sha256) not in encoded for row in rows):
+        console.note(f"{waiting} of the {len(rows)} tracks of the ledger are not encoded yet: `dualdiff encode`")
