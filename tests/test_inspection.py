@@ -9,7 +9,7 @@ from test_store import write_model
 from dualdiff.data.latents import LatentFile, LatentIndex, LatentTrack, Variant
 from dualdiff.data.ledger import Row, write_ledger
 from dualdiff.errors import DataError
-from dualdiff.evaluation.inspection import inspect, parameters_in
+from dualdiff.evaluation.inspection import curves, inspect, parameters_in
 from dualdiff.files import sha256_of
 from dualdiff.store import load_model, save_tensors
 from dualdiff.training.run import Checkpoint, Run
@@ -27,9 +27,14 @@ def test_a_ledger(tmp_path):
     assert found.kind == "data set"
     assert found.facts | {"files": 3, "used": 2, "to validate": 1, "failed": 1, "seconds": 120.0} == found.facts
     assert found.facts["sha256"] == sha256_of(path)
-    games, left_out = found.sheets
-    assert games.rows[0] == ("A", 2, 1, 120.0, 0, 0)
-    assert left_out.rows == [("B/1.flac", "failed", "unreadable: it is a text")]
+    sheets = {sheet.title: sheet for sheet in found.sheets}
+    assert sheets["games"].rows[0] == ("A", 2, 1, 120.0, 1.0, 0, 0)
+    assert sheets["not used"].rows == [("B/1.flac", "failed", "unreadable: it is a text")]
+    assert sheets["why files are not used"].rows[0][:2] == ("unreadable", 1)
+    assert sheets["spread"].rows[0] == ("length, s", 30.0, 33.0, 60.0, 87.0, 90.0)
+    assert [chart.title for chart in found.charts()] == [
+        "music by game", "length of tracks", "files not used, by reason",
+    ]  # fmt: skip
 
 
 def make_latents(folder):
@@ -40,7 +45,8 @@ def make_latents(folder):
     )  # fmt: skip
     index = LatentIndex(
         folder=folder, vae="models/vae", vae_hash="v" * 64, format_hash="f" * 64, offsets=2,
-        variants=(Variant(),), frame_s=0.008, frames_per_column=8, mean=(0.0,), std=(1.0,), games=("A",), tracks=(track,),
+        variants=(Variant(),), frame_s=0.008, frames_per_column=8, mean=(0.0,), std=(1.0,),
+        games=("A",), tracks=(track,),
     )  # fmt: skip
     index.write()
     return folder
@@ -49,15 +55,18 @@ def make_latents(folder):
 def test_latents(tmp_path):
     found = inspect(make_latents(tmp_path))
     assert found.kind == "latents"
-    assert found.facts | {"tracks": 1, "variants": 2, "made by the VAE": "v" * 64, "mean": [0.0]} == found.facts
+    wanted = {"tracks": 1, "variants": 2, "made by the VAE": "v" * 64, "mean": [0.0], "pitches, semitones": [0]}
+    assert found.facts | wanted == found.facts
     assert found.sheets[0].rows == [("A", 1, 0, 0.6)]
     assert found.next == "dualdiff unet train"
 
 
-def test_latents_that_were_changed_are_refused(tmp_path):
+def test_missing_latents_are_named_and_reading_them_all_is_left_to_the_check(tmp_path):
     make_latents(tmp_path)
     save_tensors(tmp_path / "one.safetensors", {"latents": torch.ones(2, 10, 4, 32)})
-    with pytest.raises(DataError, match="not what was written"):
+    assert inspect(tmp_path).kind == "latents"
+    (tmp_path / "one.safetensors").unlink()
+    with pytest.raises(DataError, match=r"one\.safetensors is missing"):
         inspect(tmp_path)
 
 
@@ -79,6 +88,18 @@ def test_a_run(tmp_path):
     assert measures.rows == [("loss", 0.9, 0.5, 0.7, 15)]
     assert settings.rows == [("base_channels", 8)]
     assert found.next == "dualdiff vae train"
+    (loss,) = found.charts()
+    assert loss.series == {"training": [(5, 0.9), (10, 0.5), (15, 0.7)]}
+
+
+def test_a_measure_and_its_validations_share_a_chart():
+    points = [(1, 0.5)]
+    names = ("denoising", "validation/denoising at sigma 0.2", "validation/denoising at sigma 3", "gradient_norm")
+    charts = curves(dict.fromkeys(names, points))
+    assert [(chart.title, list(chart.series)) for chart in charts] == [
+        ("denoising", ["training", "validation, sigma 0.2", "validation, sigma 3"]),
+        ("gradient norm", ["training"]),
+    ]
 
 
 def test_a_finished_run_names_the_next_stage(tmp_path):
@@ -108,7 +129,8 @@ def test_a_project_names_what_comes_next(project):
     write_ledger(project / "dataset.jsonl", [Row(path="A/1.flac", game="A", state="used", split="train")])
     found = inspect(project)
     assert found.next == "dualdiff vae train"
-    assert found.facts == {"stages done": 1, "of": 4}
+    assert found.facts | {"stages done": 1, "of": 4, "used": 1} == found.facts
+    assert "games" in [sheet.title for sheet in found.sheets]
     assert inspect(project / "dualdiff.toml").kind == "project"
     make_run(project / "runs" / "vae")
     assert ("runs", "runs/vae") in [row[:2] for row in inspect(project).sheets[0].rows]

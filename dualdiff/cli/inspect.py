@@ -1,38 +1,68 @@
 """`dualdiff inspect`: what a path is."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dualdiff.cli import console
-from dualdiff.cli.options import HERE, AsJson
+from dualdiff.cli.options import HERE, AsJson, Force
+
+if TYPE_CHECKING:
+    from dualdiff.evaluation.finding import Finding, Sheet
+
+SHOWN_ROWS = 40
+"""Rows of a table on the terminal; `--json` and `--html` have more."""
 
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="Project, ledger, latents, run, model or audio.", show_default="here")
+        Path, typer.Argument(help="Project, ledger, latents, run, model or audio.", show_default="here")
     ] = HERE,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a page with plots, for a browser.", show_default=False),
+    ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a path is and what is known of it."""
-    from dualdiff.evaluation import inspection
+    from dualdiff.evaluation import inspection, report
 
     found = inspection.inspect(path)
+    if html:
+        report.write_report(html, found, force)
     if as_json:
         tables = {
             sheet.title: [dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows] for sheet in found.sheets
         }
-        console.say_json({"kind": found.kind, "path": found.path, "facts": found.facts, **tables, "next": found.next})
+        whole = {"kind": found.kind, "path": found.path, "facts": found.facts, "notes": list(found.notes)}
+        console.say_json({**whole, **tables, "next": found.next})
         return
+    if html:
+        console.say(str(html))
+    else:
+        _show(found)
+    console.note(f"next: `{found.next}`")
+
+
+def _show(found: "Finding") -> None:
     console.say(f"{found.kind} {found.path.resolve()}")
     console.facts([(name, shown(value)) for name, value in found.facts.items()])
+    for note in found.notes:
+        console.say(f"\n{note}")
     for sheet in found.sheets:
         console.say("")
-        is_list = len(sheet.columns) == 2  # of settings or recipes: exact, and all to the left
-        cells = [[str(shown(cell)) if is_list else shown(cell) for cell in row] for row in sheet.rows]
-        console.table(sheet.columns, cells, sheet.title)
-    console.note(f"next: `{found.next}`")
+        _show_sheet(sheet)
+
+
+def _show_sheet(sheet: "Sheet") -> None:
+    is_list = len(sheet.columns) == 2  # of settings or recipes: exact, and all to the left
+    rows = sheet.rows[:SHOWN_ROWS]
+    cells = [[str(shown(cell)) if is_list else shown(cell) for cell in row] for row in rows]
+    console.table(sheet.columns, cells, sheet.title)
+    if len(sheet.rows) > len(rows):
+        console.say(f"... and {len(sheet.rows) - len(rows)} more; --html FILE and --json have them")
 
 
 def shown(value: Any) -> Any:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +12,18 @@ from safetensors import SafetensorError, safe_open
 from dualdiff import audio
 from dualdiff.clips import read_recipe
 from dualdiff.config import parse_toml
-from dualdiff.data.latents import check
-from dualdiff.data.ledger import LEDGER_NAME, read_ledger, summary
+from dualdiff.data.latents import LatentIndex
+from dualdiff.data.ledger import LEDGER_NAME
 from dualdiff.errors import DataError
+from dualdiff.evaluation.dataset import inspect_dataset
+from dualdiff.evaluation.finding import Bars, Chart, Finding, Histogram, Lines, Picture, Sheet
+from dualdiff.evaluation.plots import Row as PictureRow
+from dualdiff.evaluation.plots import png, spectrogram_picture
 from dualdiff.files import sha256_of
 from dualdiff.store import read_json, read_model_json
+from dualdiff.types import Waveform
 
 SETTINGS_NAME = "dualdiff.toml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sheet:
-    """A table of a finding."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What a path turned out to be."""
-
-    kind: str
-    path: Path
-    facts: Mapping[str, Any]
-    """Named values of JSON types; sizes in bytes, lengths in seconds."""
-    sheets: Sequence[Sheet] = field(default=())
-    next: str = ""
-    """The command that is likely to come next."""
 
 
 def inspect(path: Path) -> Finding:
@@ -52,7 +35,7 @@ def inspect(path: Path) -> Finding:
     if not path.exists():
         raise DataError(f"there is no {path}", "check the path")
     kinds: Sequence[tuple[bool, Callable[[Path], Finding]]] = (
-        (path.suffix == ".jsonl", inspect_ledger),
+        (path.suffix == ".jsonl", inspect_dataset),
         (path.suffix.lower() in audio.AUDIO_SUFFIXES, inspect_audio),
         (path.name == SETTINGS_NAME, lambda file: inspect_project(file.parent)),
         ((path / "model.json").is_file(), inspect_model),
@@ -70,7 +53,7 @@ def inspect(path: Path) -> Finding:
 
 
 def inspect_project(folder: Path) -> Finding:
-    """A project: which stages are done."""
+    """A project: which stages are done, and its data set."""
     found = {
         "data set": sorted(folder.glob(LEDGER_NAME)),
         "runs": sorted(path.parent for path in folder.glob("runs/*/state.json")),
@@ -85,43 +68,16 @@ def inspect_project(folder: Path) -> Finding:
         ("dualdiff encode", bool(found["latents"])),
         ("dualdiff unet train", "unet" in parts),
     )
+    here = Sheet(title="what is here", columns=("what", "where", "bytes"), rows=rows)
+    data = inspect_dataset(folder / LEDGER_NAME) if found["data set"] else None
     return Finding(
         kind="project",
         path=folder,
-        facts={"stages done": sum(done for _, done in steps), "of": len(steps)},
-        sheets=[Sheet(title="what is here", columns=("what", "where", "bytes"), rows=rows)] if rows else [],
+        facts={"stages done": sum(done for _, done in steps), "of": len(steps), **(data.facts if data else {})},
+        notes=data.notes if data else (),
+        sheets=[sheet for sheet in (here, *(data.sheets if data else ())) if sheet.rows],
+        charts=data.charts if data else list,
         next=next((command for command, done in steps if not done), "dualdiff generate"),
-    )
-
-
-def inspect_ledger(path: Path) -> Finding:
-    """A ledger: what it holds of each game, and why files are not used."""
-    rows = read_ledger(path)
-    counts = summary(rows)
-    games = [
-        (line.game, line.tracks, line.validation, round(line.hours * 3600, 1), line.skipped, line.failed)
-        for line in counts.games
-    ]
-    left_out = [(row.path, row.state, row.reason) for row in rows if row.state != "used"]
-    sheets = [
-        Sheet(title="games", columns=("game", "tracks", "to validate", "seconds", "skipped", "failed"), rows=games),
-        Sheet(title="not used", columns=("file", "state", "reason"), rows=left_out),
-    ]
-    facts = {
-        "files": len(rows),
-        "used": counts.tracks,
-        "to validate": counts.validation,
-        "skipped": counts.skipped,
-        "failed": counts.failed,
-        "seconds": round(counts.hours * 3600, 1),
-        "sha256": sha256_of(path),
-    }
-    return Finding(
-        kind="data set",
-        path=path,
-        facts=facts,
-        sheets=[sheet for sheet in sheets if sheet.rows],
-        next="dualdiff vae train",
     )
 
 
@@ -143,8 +99,14 @@ def inspect_model(folder: Path) -> Finding:
         path=folder,
         facts=facts,
         sheets=[Sheet(title="parts", columns=columns, rows=rows), *sheets],
+        charts=partial(_part_charts, {row[0]: row[2] for row in rows if row[2]}),
         next=f"dualdiff generate --model {folder}" if "unet" in parts else "dualdiff encode",
     )
+
+
+def _part_charts(parameters: dict[str, int]) -> list[Chart]:
+    millions = {part: count / 1e6 for part, count in parameters.items()}
+    return [Bars(title="size of the parts", unit="million parameters", values=millions)] if millions else []
 
 
 def inspect_run(folder: Path) -> Finding:
@@ -164,17 +126,25 @@ def inspect_run(folder: Path) -> Finding:
         "bytes": _size(folder),
         **{key: value for key, value in state["identity"].items() if key not in ("network", "config")},
     }
-    columns = ("measure", "first", "lowest", "last", "at step")
+    series = read_measures(folder / "metrics.jsonl")
     identity = Sheet(
         title="settings", columns=("setting", "value"), rows=list(state["identity"].get("config", {}).items())
     )
-    measures = Sheet(title="measures", columns=columns, rows=_measures(folder / "metrics.jsonl"))
+    measures = Sheet(
+        title="measures",
+        columns=("measure", "first", "lowest", "last", "at step"),
+        rows=[
+            (name, points[0][1], min(value for _, value in points), points[-1][1], points[-1][0])
+            for name, points in series.items()
+        ],
+    )
     done_next = {"vae": "dualdiff encode", "unet": "dualdiff generate"}.get(network, "")
     return Finding(
         kind="run",
         path=folder,
         facts=facts,
         sheets=[sheet for sheet in (measures, identity) if sheet.rows],
+        charts=partial(curves, series),
         next=done_next if done >= steps else f"dualdiff {network} train",
     )
 
@@ -184,8 +154,12 @@ def _planned_steps(path: Path, network: str) -> int:
     return int(table.get(network, {}).get("train", {}).get("steps", 0))
 
 
-def _measures(path: Path) -> list[tuple[str, float, float, float, int]]:
-    """Each measure's first, lowest and last value, and the step of the last."""
+def read_measures(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """The measures of a run, each as (step, value) in the order of the steps; none if there is no such file.
+
+    Raises:
+        DataError: a line is not JSON.
+    """
     series: dict[str, list[tuple[int, float]]] = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
@@ -196,19 +170,35 @@ def _measures(path: Path) -> list[tuple[str, float, float, float, int]]:
         for name, value in values.items():
             if name != "step" and isinstance(value, int | float):
                 series.setdefault(name, []).append((values["step"], float(value)))
-    return [
-        (name, found[0][1], min(value for _, value in found), found[-1][1], found[-1][0])
-        for name, found in series.items()
-    ]
+    return series
+
+
+VALIDATION = "validation/"
+
+
+def curves(series: Mapping[str, Sequence[tuple[int, float]]]) -> list[Chart]:
+    """A chart per measure, with its validation beside it, also where that is measured at several noise levels."""
+    charts: dict[str, dict[str, Sequence[tuple[int, float]]]] = {}
+    for name, points in series.items():
+        measure, _, place = name.removeprefix(VALIDATION).partition(" at ")
+        label = "validation" if name.startswith(VALIDATION) else "training"
+        charts.setdefault(measure, {})[f"{label}, {place}" if place else label] = points
+    return [Lines(title=measure.replace("_", " "), series=own) for measure, own in charts.items()]
 
 
 def inspect_latents(folder: Path) -> Finding:
-    """Latents: who made them, of what, and that each file is the one the index names.
+    """Latents: who made them, and of what. Their hashes are for `dualdiff encode --check`: reading all takes long.
 
     Raises:
-        DataError: a file is missing or is another one.
+        DataError: a file is missing.
     """
-    index = check(folder)
+    index = LatentIndex.open(folder)
+    missing = [file.name for track in index.tracks for file in track.files if not (folder / file.name).is_file()]
+    if missing:
+        raise DataError(
+            f"{folder / missing[0]} is missing ({len(missing)} of its files are)",
+            "make the latents anew: dualdiff encode",
+        )
     column_s = index.frames_per_column * index.frame_s
     rows = [
         (
@@ -225,7 +215,12 @@ def inspect_latents(folder: Path) -> Finding:
         "in": index.vae,
         "made with the format": index.format_hash,
         "tracks": len(index.tracks),
+        "games": len(index.games),
+        "hours": round(sum(track.columns for track in index.tracks) * column_s / 3600, 3),
         "variants": index.offsets * len(index.variants),
+        "time shifts": index.offsets,
+        "pitches, semitones": sorted({variant.pitch_semitones for variant in index.variants}),
+        "mirrored": any(variant.mirrored for variant in index.variants),
         "mean": list(index.mean),
         "standard deviation": list(index.std),
         "seconds per column": column_s,
@@ -233,7 +228,24 @@ def inspect_latents(folder: Path) -> Finding:
     }
     columns = ("game", "tracks", "to validate", "seconds")
     sheet = Sheet(title="games", columns=columns, rows=rows)
-    return Finding(kind="latents", path=folder, facts=facts, sheets=[sheet], next="dualdiff unet train")
+    channels = Sheet(
+        title="latent channels",
+        columns=("channel", "mean", "standard deviation"),
+        rows=[(number, *own) for number, own in enumerate(zip(index.mean, index.std, strict=True))],
+    )
+    minutes = {game: seconds / 60 for game, _, _, seconds in sorted(rows, key=lambda row: -row[3])}
+    lengths = [track.columns * column_s for track in index.tracks]
+    return Finding(
+        kind="latents",
+        path=folder,
+        facts=facts,
+        sheets=[sheet, channels],
+        charts=lambda: [
+            Bars(title="music by game", unit="min", values=minutes),
+            Histogram(title="length of tracks", unit="s", values=lengths),
+        ],
+        next="dualdiff unet train",
+    )
 
 
 def inspect_audio(path: Path) -> Finding:
@@ -252,12 +264,21 @@ def inspect_audio(path: Path) -> Finding:
         "sha256": sha256_of(path),
         **{f"tag {name}": value for name, value in info.tags.items() if name != "comment"},
     }
+    charts = partial(_spectrogram, waveform, info.sample_rate)
     try:
         recipe = read_recipe(path)
     except DataError:
-        return Finding(kind="audio", path=path, facts=facts, next=f'dualdiff format roundtrip "{path}"')
+        return Finding(kind="audio", path=path, facts=facts, charts=charts, next=f'dualdiff format roundtrip "{path}"')
     sheet = Sheet(title="recipe", columns=("key", "value"), rows=list(recipe.items()))
-    return Finding(kind="clip", path=path, facts=facts, sheets=[sheet], next=f'dualdiff generate --from "{path}"')
+    return Finding(
+        kind="clip", path=path, facts=facts, sheets=[sheet], charts=charts, next=f'dualdiff generate --from "{path}"'
+    )
+
+
+def _spectrogram(waveform: Waveform, sample_rate: int) -> list[Chart]:
+    picture = png(spectrogram_picture([PictureRow("", waveform)], sample_rate))
+    words = "levels over time and frequency, in dB below the loudest point"
+    return [Picture(title="spectrogram", png=picture, words=words)]
 
 
 def parameters_in(path: Path) -> int:
