@@ -6,6 +6,7 @@ cut off or not audio is a `DataError` that names it.
 
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ WRITABLE = {  # suffix: (format, subtype) of libsndfile
 _TAGS = ("title", "artist", "album", "comment", "genre", "date", "tracknumber", "software")
 _MEND = "fetch or convert the file again, or take it out"
 _ENDLESS = 1 << 40  # frames; libsndfile gives 2^63 - 1 where the length is unknown
+_LARGEST_SAMPLE = 4  # bytes per sample of any file written here
 _PIECE = 1 << 16  # frames decoded or encoded at once
 
 
@@ -176,7 +178,9 @@ def _open(path: Path) -> soundfile.SoundFile:
             raise DataError(f"{path} is cut off: it ends in the middle of its audio", _MEND)
         file = soundfile.SoundFile(path)
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
+        raise DataError(
+            f"{path} does not exist", "check the path; if the music has moved, `dualdiff dataset scan`"
+        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a suffix that means headerless audio
@@ -288,6 +292,9 @@ def write(
         hint = "nothing already there was changed; check space and permissions"
         raise DualdiffError(f"{path} cannot be written: {error.strerror or error}", hint) from error
     except soundfile.LibsndfileError as error:
+        if shutil.disk_usage(path.parent).free < waveform.numel() * _LARGEST_SAMPLE:  # libsndfile does not say so
+            hint = "nothing already there was changed; free some space"
+            raise DualdiffError(f"{path} cannot be written: no space is left on the disk", hint) from error
         reason = f"{path.suffix} at {sample_rate} Hz with {waveform.shape[0]} channels is refused: {error.error_string}"
         raise DualdiffError(f"{path} cannot be written: {reason}", "try .flac") from error
     finally:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import tempfile
 from collections.abc import Mapping
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dualdiff import audio
-from dualdiff.config import Source, build
-from dualdiff.errors import DataError, DualdiffError, UsageError
+from dualdiff.config import Source, build, setting
+from dualdiff.errors import ConfigError, DataError, DualdiffError, UsageError
 from dualdiff.files import sha256_of
-from dualdiff.pipeline import Clip, GenerateConfig, Pipeline
+from dualdiff.pipeline import MAX_LENGTH_S, Clip, GenerateConfig, Pipeline
 from dualdiff.progress import Progress, silent
 
 LONGEST_NAME = 80
@@ -22,6 +23,8 @@ LONGEST_NAME = 80
 VARIATION_STRENGTH = 0.6
 """How far a variation strays unless said otherwise: most of the form stays, most of the notes change."""
 
+
+CHANGED = "its tags were changed: only a clip whose tags are whole can be rendered again"
 
 NOT_FROM_RECIPES = {"model", "out", "length_s", "file_format"}
 """Settings that a clip does not depend on, or that stand elsewhere in its recipe."""
@@ -42,6 +45,15 @@ class Request:
     def __post_init__(self) -> None:
         if self.init is None and self.strength != 1.0:
             raise UsageError("a strength needs a clip to vary", "name one with --init")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeFacts:
+    """What a recipe must hold besides the games and the settings, and what it may be: tags can be edited by anyone."""
+
+    seed: int = setting(0, "the seed", minimum=0)
+    length_s: float = setting(1.0, "length of the clip, seconds", above=0, maximum=MAX_LENGTH_S)
+    strength: float = setting(1.0, "how far a variation strays", above=0, maximum=1)
 
 
 @dataclass(frozen=True)
@@ -162,35 +174,48 @@ def again(path: Path, model_hash: str, file_format: str | None = None) -> Job:
     """The job that renders the clip `path` once more, with the model called `model_hash`, as the same kind of file.
 
     Raises:
-        DataError: the clip holds no recipe, was made with another model, or varies a file that is no longer there.
-        ConfigError: the recipe holds settings that are unknown here.
+        DataError: the clip holds no recipe, or one that cannot be; was made with another model; or varies a file that
+            is no longer there.
     """
     recipe = read_recipe(path)
     if recipe["model"] != model_hash:
         raise DataError(
-            f"{path} was made with the model {recipe['model'][:12]}, this one is {model_hash[:12]}",
+            f"{path} was made with the model {str(recipe['model'])[:12]}, this one is {model_hash[:12]}",
             "name the folder of that model with --model",
         )
     known = {field.name for field in dataclasses.fields(GenerateConfig)} - NOT_FROM_RECIPES
-    settings = {name: value for name, value in recipe.items() if name in known}
     suffix = file_format or path.suffix[1:].lower()
-    config = build(GenerateConfig, {**settings, "file_format": suffix}, Source(str(path)))
-    init, strength = _init_of(path, recipe.get("init"))
+    varied = recipe.get("init")
+    facts = {"seed": recipe["seed"], "length_s": recipe["length_s"]}
+    if varied is not None:
+        facts["strength"] = varied.get("strength") if isinstance(varied, dict) else None
+    settings = {name: value for name, value in recipe.items() if name in known}
+    try:
+        fixed = build(RecipeFacts, facts, Source(str(path)))
+        config = build(GenerateConfig, {**settings, "file_format": suffix}, Source(str(path)))
+    except ConfigError as error:
+        raise DataError(f"the recipe in its tags cannot be: {error.message}", CHANGED) from error
     request = Request(
-        games=recipe["games"],
-        length_s=recipe["length_s"],
-        seed=recipe["seed"],
+        games=_games_of(path, recipe["games"]),
+        length_s=fixed.length_s,
+        seed=fixed.seed,
         config=config,
-        init=init,
-        strength=strength,
+        init=None if varied is None else _init_of(path, varied),
+        strength=fixed.strength,
     )
     return Job(f"{path.stem}-again.{suffix}", request, recipe)
 
 
-def _init_of(path: Path, varied: Mapping[str, Any] | None) -> tuple[Path | None, float]:
-    if varied is None:
-        return None, 1.0
-    init = Path(varied["file"])
-    if not init.is_file() or sha256_of(init) != varied["sha256"]:
+def _games_of(path: Path, games: Any) -> dict[str, float]:
+    weights: dict[str, float] = games if isinstance(games, dict) else {"": math.nan}
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise DataError(f'{path}: the recipe in its tags gives the game "{name}" the weight {weight}', CHANGED)
+    return weights
+
+
+def _init_of(path: Path, varied: Mapping[str, Any]) -> Path:
+    init = Path(str(varied.get("file")))
+    if not init.is_file() or sha256_of(init) != varied.get("sha256"):
         raise DataError(f"{path} is a variation of {init}, which is gone or has changed", "put that file back")
-    return init, varied["strength"]
+    return init

@@ -66,8 +66,9 @@ class Source:
 
     def where(self, key: str) -> str:
         """`dualdiff.toml, line 12` for a dotted key, or the `--set` that gave it, or just the file."""
-        if key in self.overrides:
-            return f"--set {key}"
+        given = [override for override in self.overrides if override == key or override.startswith(f"{key}.")]
+        if key in self.overrides or (given and not line_of(self.text, given[-1])):
+            return f"--set {given[-1]}"
         line = line_of(self.text, key)
         return f"{self.file}, line {line}" if line else self.file
 
@@ -76,7 +77,7 @@ def line_of(text: str, key: str) -> int:
     """The line (from 1) of TOML text on which a dotted key, or failing that its table, is set; 0 if on none."""
     table, found_table = "", 0
     for number, raw in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[([^\[\]]+)\]", raw)
+        header = re.match(r"\s*\[{1,2}([^\[\]]+)\]", raw)
         if header:
             table = ".".join(part.strip().strip("\"'") for part in header[1].split("."))
             found_table = number if table == key else found_table
@@ -109,7 +110,7 @@ def parse_override(override: str) -> tuple[str, Any]:
     """
     key, equals, value = override.partition("=")
     key = key.strip()
-    if not equals or "." not in key:
+    if not equals or "." not in key or not all(key.split(".")):
         raise ConfigError(
             f"--set {override}: not of the form section.key=value", "for example --set vae.train.steps=24"
         )
@@ -159,9 +160,18 @@ def _build_sections(cls: type[T], table: Table, source: Source) -> T:
         children = {other[len(name) + 1 :] for other in fields if other.startswith(name + ".")}
         found = _descend(table, name, source)
         own = {key: value for key, value in found.items() if key not in children}
+        _refuse_unknown_children(own, name, children, source)
         values[field.name] = _build_section(field, own, source)
     _refuse_unknown_sections(table, list(fields), source)
     return cls(**values)
+
+
+def _refuse_unknown_children(table: Table, name: str, children: set[str], source: Source) -> None:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            known = sorted(f"{name}.{child}" for child in children)
+            hint = did_you_mean(f"{name}.{key}", known) or (f"there is [{'], ['.join(known)}]" if known else "")
+            raise ConfigError(f"{source.where(f'{name}.{key}')}: [{name}.{key}] is not a section", hint)
 
 
 def _descend(table: Table, name: str, source: Source) -> Table:
@@ -232,7 +242,10 @@ def _checked(kind: Any, value: Any, limits: Mapping[str, float]) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple) or not value:
             raise ValueError("is not a list with at least one item")
-        return tuple(_checked(typing.get_args(kind)[0], item, limits) for item in value)
+        try:
+            return tuple(_checked(typing.get_args(kind)[0], item, limits) for item in value)
+        except ValueError as error:
+            raise ValueError(f"has an item that {error}") from None
     return _checked_scalar(kind, value, limits)
 
 
@@ -307,6 +320,4 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, float):
         return repr(value)
-    if isinstance(value, types.NoneType):
-        return '""'
     return str(value)

@@ -1,5 +1,6 @@
 """Format, VAE and UNet as one object: encode, decode, generate."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,12 @@ class GenerateConfig:
     loudness_lufs: float = setting(
         -16.0, "loudness of a clip, LUFS; lowered where it would clip", minimum=-60, maximum=0
     )
+
+    def __post_init__(self) -> None:
+        if self.cfg_sigma_min >= self.cfg_sigma_max:
+            raise ValueError(
+                f"cfg_sigma_min = {self.cfg_sigma_min:g} is not below cfg_sigma_max = {self.cfg_sigma_max:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,8 @@ class Pipeline:
                     f'this model knows no game "{name}"',
                     did_you_mean(name, self.games) or f"it knows {', '.join(self.games)}",
                 )
+            if not math.isfinite(weight):
+                raise UsageError(f'the weight of "{name}" is {weight}', "a weight is a finite number")
             weights[0, self.games.index(name)] = weight
         if games and float(weights.sum()) == 0:
             raise UsageError("the weights of the games sum to zero", "give at least one game a weight of its own")
@@ -191,6 +200,9 @@ class Pipeline:
                 f"a strength of {strength:g} cannot be", "it is above 0 (nearly the same) and at most 1 (nearly free)"
             )
         sigma_min = self.model.space.sigma_min
+        if config.sigma_max <= sigma_min:
+            problem = f"sigma_max = {config.sigma_max:g} is not above this model's own noise, {sigma_min:.3g}"
+            raise UsageError(problem, "the default is 80: leave generate.sigma_max out")
         low, high = sigma_min ** (1 / config.rho), config.sigma_max ** (1 / config.rho)
         start = (low + strength * (high - low)) ** config.rho
         return sigma_schedule(config.steps, sigma_min, start, config.rho)

@@ -186,7 +186,7 @@ def open_project(root: Path, overrides: Sequence[str] = ()) -> Project:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", "it must be a UTF-8 text file") from error
-    settings, source = config.read(Settings, text, FILE_NAME, overrides)
+    settings, source = config.read(Settings, text, FILE_NAME if root == Path() else str(path), overrides)
     return Project(root, settings, source)
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dualdiff import config as configs
-from dualdiff.errors import DataError
+from dualdiff.errors import ConfigError, DataError
 from dualdiff.files import hash_of, sha256_of, write_bytes_atomically, write_json_atomically, write_text_atomically
 from dualdiff.formats import FORMATS, Format
 from dualdiff.models import MODELS, VAE, UNet
@@ -254,17 +254,25 @@ def load_format(folder: Path, device: str | torch.device = "cpu") -> Format:
     """
     parts = read_model_json(folder)["parts"]
     table = read_json(folder / "format.json")
-    if table.get("name") not in FORMATS:
-        raise DataError(
-            f"{folder} uses the format {table.get('name')}, which is not known here", "register it, or update dualdiff"
-        )
-    kind = FORMATS[table["name"]]
-    made: Format = kind(configs.build(kind.Config, table, configs.Source(str(folder / "format.json"))), device=device)
+    kind, config = _known(FORMATS, table, folder / "format.json")
+    made: Format = kind(config, device=device)
     if format_hash(made) != parts["format"]:
         raise DataError(
             f"the format in {folder} is not the one that its model.json names", "files were mixed: copy it again"
         )
     return made
+
+
+def _known(table: Mapping[str, Any], config: Any, path: Path) -> tuple[Any, Any]:
+    """The class that a config in a file names, and the config as that class has it."""
+    name = str(config.get("name")) if isinstance(config, dict) else "nothing"
+    if name not in table:
+        hint = f"known are {', '.join(table)}: register it, or update dualdiff"
+        raise DataError(f'{path} names "{name}", which is not known here', hint)
+    try:
+        return table[name], configs.build(table[name].Config, config, configs.Source(str(path)))
+    except ConfigError as error:
+        raise DataError(f"{error.message}", "the file was changed, or is of another version: copy it again") from error
 
 
 def load_vae(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> VAEModel:
@@ -276,13 +284,8 @@ def load_vae(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtyp
     parts = read_model_json(folder)["parts"]
     made = load_format(folder, device)
     description, weights = _read_part(folder, "vae", parts)
-    source = configs.Source(str(folder / "vae.json"))
-    kind = MODELS[description["config"]["name"]]
-    vae = kind(
-        configs.build(kind.Config, description["config"], source),
-        channels=made.channels,
-        frequencies=made.frequencies(),
-    )
+    kind, config = _known(MODELS, description["config"], folder / "vae.json")
+    vae = kind(config, channels=made.channels, frequencies=made.frequencies())
     load_into(vae, weights, f"the vae in {folder}")
     return VAEModel(folder, made, ready(vae, device, dtype), parts["format"], parts["vae"])
 
@@ -297,10 +300,12 @@ def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dt
     description, weights = _read_part(folder, "unet", parts)
     vae_model = load_vae(folder, device, dtype)
     facts = description["facts"]
-    source = configs.Source(str(folder / "unet.json"))
-    kind = MODELS[description["config"]["name"]]
+    if read_json(folder / "labels.json") != facts["games"]:
+        hint = "put the file back: a model's games cannot be renamed"
+        raise DataError(f"{folder / 'labels.json'} does not hold the games that the unet was trained on", hint)
+    kind, config = _known(MODELS, description["config"], folder / "unet.json")
     unet = kind(
-        configs.build(kind.Config, description["config"], source),
+        config,
         channels=vae_model.vae.config.latent_channels,
         games=len(facts["games"]),
         frequencies=vae_model.vae.latent_frequencies,

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -243,3 +245,14 @@ def test_gain_and_levelling():
     assert audio.loudness_lufs(audio.levelled(wave, 32000, -23.0), 32000) == pytest.approx(-23.0, abs=0.01)
     assert audio.true_peak_db(audio.levelled(wave, 32000, 6.0), 32000) == pytest.approx(-1.0, abs=0.01)
     assert torch.equal(audio.levelled(torch.zeros(2, 9), 32000, -16.0), torch.zeros(2, 9))
+
+
+def test_a_disk_that_fills_up_is_told_as_such(tmp_path, monkeypatch):
+    def refused(*_):
+        raise soundfile.LibsndfileError(30)  # what libsndfile makes of a write that fails
+
+    monkeypatch.setattr(audio, "_encode", refused)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(DualdiffError, match=r"clip.flac cannot be written: no space is left on the disk"):
+        audio.write(tmp_path / "clip.flac", torch.zeros(2, 1000), 32000)
+    assert not list(tmp_path.iterdir())

@@ -161,3 +161,28 @@ def test_without_a_model_the_way_to_one_is_told(run_cli, project, tmp_path):
 def test_a_picture_lies_beside_its_clip(generate):
     path = Path(generate("--picture").stdout.strip())
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": "x"}, 'seed = "x" is not a whole number'),
+        ({"seed": -2}, "seed = -2 is out of range"),
+        ({"seed": True}, "seed = true is not a whole number"),
+        ({"length_s": 1e9}, "length_s = 1000000000.0 is out of range"),
+        ({"games": ["A"]}, 'gives the game "" the weight nan'),
+        ({"games": {"A": "much"}}, 'gives the game "A" the weight much'),
+        ({"games": {"A": -1}}, 'gives the game "A" the weight -1'),
+        ({"steps": 0}, "steps = 0 is out of range"),
+        ({"init": 3}, "strength = None is not a number"),
+        ({"model": 5}, "was made with the model 5"),
+    ],
+)
+def test_a_recipe_that_was_tampered_with_is_refused_by_what_is_wrong(generate, tmp_path, change, message):
+    first = Path(generate("--game", "B", "--seed", 9).stdout.strip())
+    changed = tmp_path / "changed.flac"
+    comment = json.dumps({**read_recipe(first), **change})
+    audio.write(changed, audio.read(first, sample_rate=32000), 32000, comment=comment)
+    outcome = generate("--from", changed)
+    assert outcome.code == 3
+    assert message in outcome.stderr

@@ -97,6 +97,7 @@ def test_fourier_features_have_unit_variance_and_fade_with_distance() -> None:
     features = FourierFeatures(256)
     values = features(torch.linspace(-1.5, 1.2, 400))
     assert values.square().mean().item() == pytest.approx(1, abs=0.05)
+    assert torch.allclose(values[:, 0], torch.full((400,), math.sqrt(2)))
     u = torch.arange(256, dtype=torch.float64) / 255 * (1 - 1e-3)
     assert torch.allclose(features.frequencies, (math.pi * torch.erfinv(u)).float())
     code = features(torch.tensor([0.0, 0.05, 0.3]))

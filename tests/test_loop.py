@@ -1,6 +1,7 @@
 """The loop: exact resume, micro-batches, processes, stops, failures. With a toy objective that draws and drops out."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,7 +18,8 @@ from dualdiff.errors import ConfigError, DataError, DualdiffError, Interrupted
 from dualdiff.models.layers import MPConv
 from dualdiff.seeding import Stream
 from dualdiff.training.config import TrainConfig
-from dualdiff.training.loop import Loop, Loss, Place, make_accelerator
+from dualdiff.training.job import make_accelerator
+from dualdiff.training.loop import Loop, Loss, Place
 from dualdiff.training.run import Run
 
 IDENTITY = {"network": "toy", "config": {"width": 8}}
@@ -236,7 +238,45 @@ def test_a_save_that_fails_keeps_the_previous_checkpoint(tmp_path: Path, monkeyp
     monkeypatch.setattr("dualdiff.training.run.save_tensors", full)
     with pytest.raises(DualdiffError, match=r"step 8 was not saved: .*No space left") as raised:
         fit(tmp_path / "run", steps=8)
-    assert "previous checkpoint is untouched" in raised.value.hint
+    assert "saved before is untouched" in raised.value.hint
     assert {k: v for k, v in state_of(tmp_path / "run").items() if k.startswith(("model", "opt"))} == {
         k: v for k, v in before.items() if k.startswith(("model", "opt"))
     }
+
+
+def test_a_run_says_which_settings_have_changed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Run(tmp_path / "run", IDENTITY, "[unet.train]\nsteps = 5\nseed = 1\n").open()
+    with caplog.at_level(logging.INFO):
+        Run(tmp_path / "run", IDENTITY, "[unet.train]\nsteps = 9\nseed = 1\n").open()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'run'} goes on with unet.train.steps = 9, was 5"
+    ]
+
+
+def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
+    fit(tmp_path / "run", steps=4)
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('garbage\n["not", "a", "line"]\n')
+    fit(tmp_path / "run", steps=5)  # what cannot be read of the record is dropped, like what is written again
+    assert all(json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    (tmp_path / "run" / "checkpoints" / "00000005" / "state.json").write_text("[]")
+    with pytest.raises(DataError, match=r"00000005.state.json does not describe a checkpoint"):
+        fit(tmp_path / "run", steps=6)
+    (tmp_path / "run" / "state.json").write_text("[]")
+    with pytest.raises(DataError, match=r"state.json does not describe a run"):
+        fit(tmp_path / "run", steps=6)
+
+
+def test_a_folder_that_was_killed_before_its_first_file_is_a_fresh_run(tmp_path: Path) -> None:
+    (tmp_path / ".state.json.x1y2").write_text("{")
+    Run(tmp_path, IDENTITY, "").open()
+    assert (tmp_path / "state.json").exists()
+
+
+def test_a_record_that_cannot_be_written_says_what_is_saved(tmp_path: Path) -> None:
+    fit(tmp_path / "run", steps=4)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "metrics.jsonl").mkdir()
+    with pytest.raises(DualdiffError, match=r"metrics.jsonl cannot be written") as raised:
+        Run(tmp_path / "run", IDENTITY, "").record(5, {"loss": 1.0})
+    assert "step 4 is saved" in raised.value.hint

@@ -35,7 +35,7 @@ def test_an_error_about_a_setting_names_file_line_and_key(tmp_path: Path) -> Non
     (tmp_path / "dualdiff.toml").write_text("[project]\nseed = 1\n\n[vae.train]\n\ncrop_s = 900\n")
     project = open_project(tmp_path)
     error = project.error("vae.train.crop_s", "is too long", "shorten it")
-    assert error.message == "dualdiff.toml, line 6: vae.train.crop_s is too long"
+    assert error.message == f"{tmp_path / 'dualdiff.toml'}, line 6: vae.train.crop_s is too long"
     overridden = open_project(tmp_path, ["vae.train.crop_s=90"])
     assert overridden.settings.vae_train.crop_s == 90
     assert (
@@ -81,3 +81,16 @@ def test_settings_that_cannot_work_are_refused_on_reading(tmp_path: Path, overri
     (tmp_path / "dualdiff.toml").write_text(example_toml())
     with pytest.raises(ConfigError, match=message):
         open_project(tmp_path, [override])
+
+
+def test_the_place_of_an_error_is_where_its_value_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dualdiff.toml").write_text("[vae.train]\nsteps = 3\n\n[vae.trian]\nsteps = 4\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^dualdiff.toml, line 4: \[vae.trian\] is not a section") as raised:
+        open_project(Path())
+    assert raised.value.hint == 'did you mean "vae.train"?'
+    (tmp_path / "dualdiff.toml").write_text("[vae.train]\nsteps = 3\n")
+    with pytest.raises(ConfigError, match=r"^--set vae.train.run: \[vae.train\] run = "):
+        open_project(Path(), ["vae.train.run=a/b"])
+    with pytest.raises(ConfigError, match=r"ema_widths = \[0.1, \"a\"\] has an item that is not a number"):
+        open_project(Path(), ['vae.train.ema_widths=[0.1, "a"]'])

@@ -115,6 +115,22 @@ def test_a_format_that_was_edited_is_refused(copy: Path) -> None:
         load_format(copy)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("format.json", "[]", 'names "nothing", which is not known here'),
+        ("format.json", '{"name": "male"}', 'names "male", which is not known here'),
+        ("format.json", '{"name": "mel", "hop": 3}', 'no setting "hop"'),
+        ("labels.json", '["B", "A"]', "does not hold the games that the unet was trained on"),
+        ("model.json", "[]", "does not describe a dualdiff model"),
+    ],
+)
+def test_an_edited_file_is_named(copy: Path, name: str, text: str, message: str) -> None:
+    (copy / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_model(copy)
+
+
 @pytest.mark.parametrize("name", ["vae.safetensors", "unet.safetensors", "vae.json"])
 def test_a_missing_or_cut_file_is_named(copy: Path, name: str) -> None:
     content = (copy / name).read_bytes()

@@ -74,8 +74,8 @@ def test_no_game_is_the_null_embedding_which_learns() -> None:
     games = games.clone()
     games[1] = 0
     unet(x, c_noise, games).square().mean().backward()
-    assert unet.null_embedding.grad is not None
-    assert unet.null_embedding.grad.abs().max() > 0
+    assert unet.null_embedding.weight.grad is not None
+    assert unet.null_embedding.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("attention", ["full", "separable"])

@@ -109,8 +109,9 @@ def bake(module: nn.Module, dtype: torch.dtype) -> None:
 class FourierFeatures(nn.Module):
     """sqrt(2) cos(f_k x + phase_k): a smooth code of a number, with unit variance (EDM2 eq. 75).
 
-    The frequencies are fixed at the quantiles of a normal law, f_k = pi erfinv(u_k), with phases alternating between
-    pi/2 and 0, so that the inner product of two codes falls smoothly with the distance of the numbers.
+    The frequencies are fixed at the quantiles of a normal law, f_k = pi erfinv(u_k), with phases alternating between 0
+    and pi/2, so that the inner product of two codes falls smoothly with the distance of the numbers. The first feature
+    has frequency 0: with phase 0 it is constant, the one offset that layers without bias have; with pi/2 it were dead.
     """
 
     frequencies: Tensor
@@ -121,7 +122,7 @@ class FourierFeatures(nn.Module):
         quantiles = torch.arange(width, dtype=torch.float64) / (width - 1) * (1 - 1e-3)
         self.register_buffer("frequencies", (math.pi * torch.erfinv(quantiles)).float(), persistent=False)
         self.register_buffer(
-            "phases", torch.tensor([math.pi / 2, 0.0]).repeat(width // 2 + 1)[:width], persistent=False
+            "phases", torch.tensor([0.0, math.pi / 2]).repeat(width // 2 + 1)[:width], persistent=False
         )
 
     def forward(self, x: Tensor) -> Tensor:

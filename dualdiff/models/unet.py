@@ -4,6 +4,7 @@ Source: Karras et al. 2023, "Analyzing and Improving the Training Dynamics of Di
 Letters: B batch, C channels, F frequency rows, N columns of time, K games, E width of the embedding.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +22,6 @@ from dualdiff.models.layers import (
     mp_silu,
     mp_sum,
     position_channels,
-    unit,
     with_positions,
 )
 
@@ -63,7 +63,7 @@ class UNet(nn.Module):
         self.noise_features = FourierFeatures(widths[0])
         self.noise_embedding = MPConv(widths[0], width, kernel=0)
         self.label_embedding = MPConv(games, width, kernel=0)
-        self.null_embedding = nn.Parameter(torch.randn(width))
+        self.null_embedding = MPConv(width, 1, kernel=0)
         self.uncertainty = Uncertainty()
         self.encoder = nn.ModuleList(self._encoder(widths))
         self.decoder = nn.ModuleList(self._decoder(widths))
@@ -120,7 +120,8 @@ class UNet(nn.Module):
         """The modulation (B, E) of noise levels (B,) and game weights (B, K); a row of zeros means no game."""
         rms = games.square().mean(dim=1, keepdim=True).sqrt()
         labelled = self.label_embedding(games / rms.clamp_min(1e-12))
-        label = torch.where(rms > 0, labelled, unit(self.null_embedding, 0).expand_as(labelled))
+        null = self.null_embedding.used_weight(labelled.dtype) * math.sqrt(self.config.embedding_channels)
+        label = torch.where(rms > 0, labelled, null.expand_as(labelled))
         return mp_silu(mp_sum(self.noise_embedding(self.noise_features(c_noise)), label))
 
     def forward(self, x: Tensor, c_noise: Tensor, games: Tensor) -> Tensor:

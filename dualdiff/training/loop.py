@@ -81,11 +81,6 @@ class Watcher(Protocol):
         """Audio and pictures of a step."""
 
 
-def make_accelerator(device: torch.device) -> Accelerator:
-    """The device and the processes. Precision is the networks' own affair: their bodies know what to keep float32."""
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-
-
 @dataclass
 class Loop:
     """One training run: `fit` resumes and goes on until `config.steps`."""
@@ -103,7 +98,8 @@ class Loop:
         shares = self.accelerator.num_processes * self.config.grad_accum_steps
         if self.config.batch_size % shares:
             raise ConfigError(
-                f"batch_size {self.config.batch_size} does not split into {shares} equal micro-batches",
+                f"the training {self.config.run}: batch_size {self.config.batch_size} does not split into {shares} "
+                "equal micro-batches",
                 f"it must be a multiple of the processes ({self.accelerator.num_processes}) times "
                 f"grad_accum_steps ({self.config.grad_accum_steps})",
             )
@@ -128,6 +124,8 @@ class Loop:
             DualdiffError: the loss or its gradient is not finite; the state before that step is saved.
         """
         self._resume()
+        if self.step >= self.config.steps:
+            log.info("nothing to train: %s has done %d of %d steps", self.run.folder, self.step, self.config.steps)
         self.model.train()
         with _StopSignals() as stop:
             batches = load(self.source, self._ranges(), self.config.num_workers)
@@ -166,7 +164,7 @@ class Loop:
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         terms = self._reduced(gradients, terms)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
-        values = {**{name: float(value) for name, value in terms.items()}, "gradient_norm": float(norm)}
+        values = dict(zip([*terms, "gradient_norm"], torch.stack([*terms.values(), norm]).tolist(), strict=True))
         self._require_finite(values, names)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step + 1, self.config)
@@ -291,7 +289,7 @@ class Loop:
         if found.groups["optimizer"]:
             load_optimizer_tensors(self.optimizer, self.model, found.groups["optimizer"])
         self.ema.load(found.groups["ema"])
-        self.step, self.tally = found.step, dict(found.state["tally"])
+        self.step, self.tally = found.step, dict(found.state.get("tally", {}))
         log.info("going on from step %d of %s", self.step, self.run.folder)
 
 

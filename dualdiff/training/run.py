@@ -10,6 +10,8 @@ demos/                      audio and pictures made on the way
 """
 
 import json
+import logging
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -19,9 +21,12 @@ from typing import Any
 
 from torch import Tensor
 
+from dualdiff.config import parse_toml
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.files import write_json_atomically, write_text_atomically
 from dualdiff.store import load_tensors, read_json, save_tensors
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 """The version of the folder's layout; a folder of a newer one is refused."""
@@ -53,15 +58,29 @@ class Run:
         state_path = self.folder / "state.json"
         if state_path.exists():
             self._require_same(read_json(state_path))
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
             raise DataError(
                 f"{self.folder} is not empty and holds no run", "choose another name for the run in dualdiff.toml"
             )
         else:
             self._write_state(None)
+        self._tell_changes()
         write_text_atomically(self.folder / "config.toml", self._settings_toml)
 
-    def _require_same(self, state: Mapping[str, Any]) -> None:
+    def _tell_changes(self) -> None:
+        """Say which settings a run goes on with that it did not begin with: they are no error, but no secret either."""
+        path = self.folder / "config.toml"
+        if not path.exists():
+            return
+        before, now = (_flat(parse_toml(text, str(path))) for text in (path.read_text("utf-8"), self._settings_toml))
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                log.info("%s goes on with %s = %s, was %s", self.folder, key, now.get(key), before.get(key))
+
+    def _require_same(self, state: Any) -> None:
+        if not isinstance(state, dict) or not isinstance(state.get("identity"), dict):
+            path = self.folder / "state.json"
+            raise DataError(f"{path} does not describe a run", "put the file back, or choose another name for the run")
         if state.get("dualdiff_run") != VERSION:
             raise DataError(
                 f"{self.folder} is a run of version {state.get('dualdiff_run')}, this is version {VERSION}",
@@ -88,10 +107,8 @@ class Run:
         """
         parent = self.folder / "checkpoints"
         target, unfinished = parent / f"{checkpoint.step:08d}", parent / f".{checkpoint.step:08d}.tmp"
-        if (
-            target.exists()
-        ):  # the state after a step is the same whenever it is reached: never delete it to write it again
-            return
+        if target.exists():
+            return  # the state after a step is the same whenever it is reached: never delete it to write it again
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             for group, tensors in checkpoint.groups.items():
@@ -103,7 +120,7 @@ class Run:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise DualdiffError(
                 f"the checkpoint of step {checkpoint.step} was not saved: {error}",
-                "the previous checkpoint is untouched: free some space and run the same command again",
+                "what was saved before is untouched: free some space and run the same command again",
             ) from error
         for old in self.checkpoints()[:-keep]:
             shutil.rmtree(parent / f"{old:08d}", ignore_errors=True)
@@ -124,6 +141,9 @@ class Run:
             return None
         folder = self.folder / "checkpoints" / f"{steps[-1]:08d}"
         state = read_json(folder / "state.json")
+        if not isinstance(state, dict):
+            hint = f"remove {folder} to go on from the checkpoint before"
+            raise DataError(f"{folder / 'state.json'} does not describe a checkpoint", hint)
         tensors = {group: load_tensors(folder / f"{group}.safetensors") for group in groups}
         return Checkpoint(steps[-1], tensors, {key: value for key, value in state.items() if key != "step"})
 
@@ -135,18 +155,45 @@ class Run:
                 old.unlink()
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line to `metrics.jsonl`."""
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        """Append one line to `metrics.jsonl`.
+
+        Raises:
+            DualdiffError: it cannot be written.
+        """
+        path = self.folder / "metrics.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            saved = (self.checkpoints() or [0])[-1]
+            hint = f"step {saved} is saved: free some space and run the same command again"
+            raise DualdiffError(f"{path} cannot be written: {error.strerror or error}", hint) from error
 
     def rewind_record(self, step: int) -> None:
         """Drop the lines after `step`: they will be written again, the same."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            kept = [line for line in lines if _step_of(line) <= step]
             if kept != lines:
                 write_text_atomically(path, "".join(kept))
+
+
+def _step_of(line: str) -> float:
+    """The step of a whole line of the record; endless for a line that is broken or cut short."""
+    try:
+        found = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+    return found if line.endswith("\n") and isinstance(found, int) else math.inf
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested table by dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _short(value: Any) -> str:

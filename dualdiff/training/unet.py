@@ -19,7 +19,7 @@ from dualdiff.training.watch import write_preview
 from dualdiff.types import Latents, Sigma
 
 VALIDATION_SIGMAS = (0.05, 0.2, 0.8, 3.0, 12.0)
-"""Noise levels at which held-out latents are measured."""
+"""Noise levels at which held-out latents are measured, as far as the VAE's own noise lies below."""
 
 PREVIEW_S = 8.0
 """Length of a preview, seconds."""
@@ -101,7 +101,7 @@ class UNetObjective:
         batch = self.held_out.to(self.model.positions.device)
         latents, labels = batch.tensors["latents"], batch.tensors["labels"]
         found = {}
-        for level in VALIDATION_SIGMAS:
+        for level in (level for level in VALIDATION_SIGMAS if level >= self.space.sigma_min):
             noise = torch.randn(latents.shape, generator=Stream(0).torch(f"sigma {level}")).to(latents.device)
             sigma = torch.full((len(latents),), level, device=latents.device)
             found[f"denoising at sigma {level:g}"] = float(self._error(latents, noise, sigma, labels)[0].mean())

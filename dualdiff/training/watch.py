@@ -11,7 +11,7 @@ from dualdiff.types import Waveform
 
 
 class TensorBoard:
-    """Writes a run's `tb/`; it may be thrown away without loss."""
+    """Writes a run's `tb/`, which may be thrown away without loss."""
 
     def __init__(self, folder: Path) -> None:
         self._writer = SummaryWriter(str(folder))

@@ -1,0 +1,64 @@
+"""Settings against data and each other: what does not fit is refused, by file, line and key, before anything runs."""
+
+from collections.abc import Sequence
+
+from dualdiff.formats import Format
+from dualdiff.settings import Project
+from dualdiff.training.config import TrainConfig
+
+
+def crop_frames(project: Project, section: str, config: TrainConfig, made: Format, multiple: int) -> int:
+    """The frames of a crop: `crop_s` rounded down to a multiple of what the networks halve.
+
+    Raises:
+        ConfigError: not one multiple fits.
+    """
+    frames = int(config.crop_s * made.sample_rate / made.hop_length) // multiple * multiple
+    if frames == 0:
+        least = multiple * made.hop_length / made.sample_rate
+        hint = f"it must be at least {least:.3f} seconds"
+        raise project.error(f"{section}.crop_s", f"= {config.crop_s:g} is too short", hint)
+    return frames
+
+
+def require_enough(
+    project: Project, section: str, config: TrainConfig, crop_s: float, durations_s: Sequence[float]
+) -> None:
+    """Refuse a crop longer than every track, and a batch larger than all distinct crops of the data set.
+
+    Raises:
+        ConfigError: either is so.
+    """
+    longest = max(durations_s)
+    if crop_s > longest:
+        problem = f"= {config.crop_s:g} is longer than every track: the longest lasts {longest:.1f} s"
+        raise project.error(f"{section}.crop_s", problem, "use shorter crops, or longer tracks")
+    crops = sum(int(duration // crop_s) for duration in durations_s)
+    if config.batch_size > crops:
+        problem = f"= {config.batch_size} is larger than the data set: it holds {crops} crops of {crop_s:.1f} s"
+        raise project.error(f"{section}.batch_size", problem, "use a smaller batch, shorter crops or more music")
+
+
+def require_halving(project: Project, key: str, rows: int, levels: int) -> None:
+    """Refuse a network with more levels than its rows can be halved, down to two.
+
+    Raises:
+        ConfigError: it has.
+    """
+    halvings = levels - 1
+    if rows % 2**halvings or rows >> halvings < 2:
+        problem = f"has {levels} levels, but {rows} rows cannot be halved {halvings} times and leave two"
+        raise project.error(key, problem, "use fewer levels")
+
+
+def require_blocks(project: Project, bins: int, frames: int) -> None:
+    """Refuse blocks of the spectral loss that a crop is too small for.
+
+    Raises:
+        ConfigError: one is.
+    """
+    largest = max(project.settings.vae_spectral.block_sizes)
+    if project.settings.vae_loss.reconstruction == "spectral" and min(bins, frames) <= largest // 2:
+        problem = f"holds {largest}, too large for crops of {bins} bins and {frames} frames"
+        hint = "use smaller blocks, or longer crops (vae.train.crop_s)"
+        raise project.error("vae.spectral.block_sizes", problem, hint)
