@@ -38,6 +38,7 @@ LAYERS = {
     "training": 4,
     "evaluation": 4,
     "settings": 5,
+    "checks": 5,
     "stages": 5,
     "cli": 6,
     "__main__": 7,
@@ -47,7 +48,7 @@ ORDERED = [
     ("config", "tomledit", "files", "containers", "waveforms", "audio", "chiptunes", "render", "device", "games"),
     ("store", "pipeline", "clips", "data"),
     ("training", "evaluation"),
-    ("settings", "stages"),
+    ("settings", "checks", "stages"),
 ]
 
 # Who alone may import a library, or a name of one.
