@@ -59,6 +59,7 @@ WRITABLE = {  # suffix: (format, subtype) of libsndfile
 }
 _TAGS = ("title", "artist", "album", "comment", "genre", "date", "tracknumber", "software")
 _MEND = "fetch or convert the file again, or take it out"
+_GUESSED = 0.01  # share of an MP3's length that may be missing: without an index, libsndfile guesses it from the size
 _ENDLESS = 1 << 40  # frames; libsndfile gives 2^63 - 1 where the length is unknown
 _LARGEST_SAMPLE = 4  # bytes per sample of any file written here
 _PIECE = 1 << 16  # frames decoded or encoded at once
@@ -100,12 +101,21 @@ def _as_utf8(text: str) -> str:
     return text
 
 
-class _Reader:
-    """An open audio file, read by position.
+class _File(soundfile.SoundFile):  # type: ignore[misc]
+    """A file as soundfile reads it, but for Ogg and MP3 only forward.
 
-    Ogg files are decoded from their beginning instead of seeking: libsndfile 1.2 lands up to a block beside the wanted
-    sample, and in files cut out of longer ones fails even to go back to the start.
+    There libsndfile 1.2 seeks wrongly: in Ogg up to a block beside the wanted sample, and not even back to the start in
+    files cut out of longer ones; in MP3 a seek drops what the next frames still need. And soundfile seeks to where it
+    is after each piece that it reads, unless the file says that it cannot.
     """
+
+    def seekable(self) -> bool:
+        """Whether a position can be trusted to be found."""
+        return self.format not in ("OGG", "MP3") and bool(super().seekable())
+
+
+class _Reader:
+    """An open audio file, read by position; one that cannot seek is decoded from its beginning instead."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -135,7 +145,7 @@ class _Reader:
 
     def _go_to(self, first: int) -> None:
         self._kept = torch.empty(0, 0)
-        if self.file.format != "OGG":
+        if self.file.seekable():
             with _blame(self.path):
                 self.file.seek(first)
         else:
@@ -149,7 +159,8 @@ class _Reader:
     def _decode(self, count: int) -> Waveform:
         with _blame(self.path):
             audio = torch.from_numpy(self.file.read(count, dtype="float32", always_2d=True)).T
-        if audio.shape[-1] < count:
+        missing = count - audio.shape[-1]
+        if missing > (_GUESSED * self.file.frames if self.file.format == "MP3" else 0):
             raise DataError(
                 f"{self.path} is cut off: it announces {self.file.frames} frames and ends earlier",
                 _MEND,
@@ -168,7 +179,7 @@ def _blame(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be decoded: its audio is damaged or cut off", _MEND) from error
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+def _open(path: Path) -> _File:
     try:
         if path.is_dir():
             raise DataError(f"{path} is a folder, not an audio file")
@@ -176,7 +187,7 @@ def _open(path: Path) -> soundfile.SoundFile:
             raise DataError(f"{path} is empty (0 bytes)", _MEND)
         if containers.is_cut_off(path):
             raise DataError(f"{path} is cut off: it ends in the middle of its audio", _MEND)
-        file = soundfile.SoundFile(path)
+        file = _File(path)
     except FileNotFoundError as error:
         raise DataError(
             f"{path} does not exist", "check the path; if the music has moved, `dualdiff dataset scan`"
@@ -219,14 +230,16 @@ def read(
 def blocks(path: Path | str, *, sample_rate: int, block_s: float) -> Iterator[Waveform]:
     """Read a file as stereo in consecutive blocks of `block_s` (the last one shorter), in bounded memory.
 
-    The blocks joined equal `read` of the whole file. Raises as `read`.
+    The blocks joined equal `read` of the whole file. Raises as `read`. An MP3 may end up to 1 % before its header says.
     """
     length = max(1, round(block_s * sample_rate))
     with _Reader(Path(path)) as reader:
         ratio = _ratio(reader.file.samplerate, sample_rate)
         total = math.ceil(reader.file.frames / ratio)
         for first in range(0, total, length):
-            yield mix_channels(_resampled(reader, ratio, first, min(first + length, total)), 2)
+            block = _resampled(reader, ratio, first, min(first + length, total))
+            if block.shape[-1]:  # a length that was guessed may promise blocks that are not there
+                yield mix_channels(block, 2)
 
 
 def _ratio(from_rate: int, to_rate: int) -> Fraction:

@@ -256,3 +256,16 @@ def test_a_disk_that_fills_up_is_told_as_such(tmp_path, monkeypatch):
     with pytest.raises(DualdiffError, match=r"clip.flac cannot be written: no space is left on the disk"):
         audio.write(tmp_path / "clip.flac", torch.zeros(2, 1000), 32000)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("block_s", [0.5, 3.0, 60.0])
+def test_an_mp3_whose_length_is_only_guessed_is_read_to_its_end(tmp_path, block_s):
+    path, seconds = tmp_path / "guessed.mp3", 10
+    generator = torch.Generator().manual_seed(0)
+    audio.write(path, torch.randn(2, 44100 * seconds, generator=generator) * 0.1, 44100, bitrate_kbps=32)
+    whole = audio.read(path, sample_rate=44100)
+    assert audio.probe(path).frames > whole.shape[-1] >= 44100 * seconds  # as libsndfile has it: a guess, too high
+    joined = torch.cat(list(audio.blocks(path, sample_rate=44100, block_s=block_s)), -1)
+    assert torch.equal(joined, whole)
+    excerpt = audio.read(path, sample_rate=44100, start_s=3.3, duration_s=2)
+    assert torch.equal(excerpt, whole[:, round(3.3 * 44100) : round(5.3 * 44100)])
