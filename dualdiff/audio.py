@@ -158,14 +158,15 @@ class _Reader:
 
     def _decode(self, count: int) -> Waveform:
         with _blame(self.path):
-            audio = torch.from_numpy(self.file.read(count, dtype="float32", always_2d=True)).T
+            decoded = torch.from_numpy(self.file.read(count, dtype="float32", always_2d=True))
+        audio = decoded.T
         missing = count - audio.shape[-1]
         if missing > (_GUESSED * self.file.frames if self.file.format == "MP3" else 0):
             raise DataError(
                 f"{self.path} is cut off: it announces {self.file.frames} frames and ends earlier",
                 _MEND,
             )
-        if not torch.isfinite(audio).all():
+        if not torch.isfinite(decoded.sum(dtype=torch.float64)):  # in one pass
             raise DataError(f"{self.path} holds samples that are not finite numbers (NaN or infinity)", _MEND)
         return audio
 

@@ -113,7 +113,7 @@ def _pieces(waveform: Waveform, length: int, lead: int) -> Iterator[tuple[Wavefo
 def k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
     """K-weighting (BS.1770-4, annex 1) at any rate: (b, a) of its high shelf and of its high pass, a[0] being 1."""
     shelf_gain, shelf_q, pass_q = 10 ** (3.999843853973347 / 20), 0.7071752369554196, 0.5003270373238773
-    k = math.tan(math.pi * 1681.974450955533 / sample_rate)
+    k = math.tan(math.pi * min(1681.974450955533 / sample_rate, 0.49))  # else unstable at rates that hold no shelf
     middle = shelf_gain**0.4996667741545416 * k / shelf_q
     shelf_b = (shelf_gain + middle + k * k, 2 * (k * k - shelf_gain), shelf_gain - middle + k * k)
     shelf_a = (1 + k / shelf_q + k * k, 2 * (k * k - 1), 1 - k / shelf_q + k * k)

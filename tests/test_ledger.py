@@ -13,6 +13,7 @@ import torch
 from dualdiff import audio
 from dualdiff.config import build
 from dualdiff.data import measure
+from dualdiff.data.labels import by_folder
 from dualdiff.data.ledger import DatasetConfig, Row, games_of, kind_of, read_ledger, row_of, summary, used, write_ledger
 from dualdiff.data.measure import Facts, Found, find, measure_all
 from dualdiff.data.scan import Scan, scan
@@ -76,16 +77,6 @@ def test_mono_is_measured_as_the_stereo_it_is_read_as(tmp_path: Path) -> None:
     assert facts.loudness_lufs == pytest.approx(audio.loudness_lufs(one.expand(2, -1), RATE), abs=0.01)
 
 
-def test_long_tracks_are_measured_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loud_then_quiet = torch.cat([noise(1, 4.0), 0.5 * noise(2, 4.0), 1e-3 * noise(3, 4.0)], dim=1)
-    audio.write(tmp_path / "long.flac", loud_then_quiet, RATE)
-    whole = measure.measure(tmp_path, Found(path="long.flac"))
-    monkeypatch.setattr(measure, "PIECE_S", 2.0)
-    pieces = measure.measure(tmp_path, Found(path="long.flac"))
-    assert pieces.loudness_lufs == pytest.approx(whole.loudness_lufs, abs=0.2)
-    assert pieces.true_peak_db == pytest.approx(whole.true_peak_db, abs=0.1)
-
-
 def test_hidden_files_are_passed_over_and_other_files_counted(project: Path) -> None:
     music = project / "music"
     tune(music / "A/.hidden.flac", 8)
@@ -108,16 +99,18 @@ def test_links_are_followed_but_never_in_circles(project: Path, tmp_path_factory
     (music / "C").symlink_to(elsewhere)
     (music / "C/gone.flac").symlink_to(elsewhere / "nowhere.flac")
     files, _ = find(music)
-    assert [file.path for file in files] == [
+    assert [file.path for file in files if not file.problem] == [
         "A/1.flac",
         "A/2.wav",
         "B/2.ogg",
         "B/disc 1/1.flac",
         "C/3.flac",
-        "C/gone.flac",
     ]
-    gone = by_path(rescan(project).rows)["C/gone.flac"]
-    assert (gone.state, gone.reason) == ("failed", "unreadable: No such file or directory")
+    assert {file.path: file.problem for file in files if file.problem} == {
+        "0 same as B": "link: it leads to a folder read already",
+        "A/loop": "link: it leads to a folder read already",
+        "C/gone.flac": "unreadable: No such file or directory",
+    }
 
 
 def test_odd_files_fail_with_a_reason_and_harm_no_other(project: Path) -> None:
@@ -164,13 +157,14 @@ def test_processes_find_the_same_facts_and_survive_a_file_that_kills_one(project
         ({"duration_s": 9.0}, "too long"),
         ({"loudness_lufs": -60.0}, "silent"),
         ({"path": "1.flac"}, "no game folder"),
-        ({"error": "it is damaged"}, "unreadable"),
+        ({"error": "unreadable: it is damaged"}, "unreadable"),
+        ({"error": "needs ffmpeg: only ffmpeg plays spc files"}, "needs ffmpeg"),
     ],
 )
 def test_what_is_not_used_has_a_reason_and_a_remedy(change: dict[str, object], kind: str) -> None:
     facts = Facts(path="A/1.flac", bytes=1, mtime_ns=1, sha256="ab", duration_s=1.0, loudness_lufs=-20.0)
-    assert judge([facts], CONFIG)[0].state == "used"
-    (judged,) = judge([dataclasses.replace(facts, **change)], CONFIG)  # type: ignore[arg-type]
+    assert judge([facts], CONFIG, by_folder)[0].state == "used"
+    (judged,) = judge([dataclasses.replace(facts, **change)], CONFIG, by_folder)  # type: ignore[arg-type]
     assert judged.state == ("failed" if kind == "unreadable" else "skipped")
     assert judged.reason.partition(":")[0] == kind
     assert REMEDIES[kind]
@@ -190,7 +184,7 @@ def test_the_same_bytes_are_used_once(project: Path) -> None:
     rows = by_path(rescan(project).rows)
     assert rows["A/1.flac"].state == "used"
     assert (rows["B/copy.flac"].state, rows["B/copy.flac"].duplicate_of) == ("skipped", "A/1.flac")
-    assert rows["B/copy.flac"].reason == "duplicate: the same file as A/1.flac"
+    assert rows["B/copy.flac"].reason == "duplicate: the same bytes as A/1.flac"
     assert rows["0.flac"].reason.startswith("no game folder")
     assert {kind_of(own.reason) for own in rows.values()} - {""} <= REMEDIES.keys()
 
@@ -201,14 +195,14 @@ def test_games_come_from_tags_if_asked_without_measuring_again(project: Path) ->
     done = rescan(project, dataclasses.replace(CONFIG, labels="tag"))
     assert done.measured == 0
     assert by_path(done.rows)["A/3.flac"].game == "Zelda: A Link"
-    assert by_path(done.rows)["A/1.flac"].reason == "no album tag: nothing names its game"
+    assert by_path(done.rows)["A/1.flac"].reason == "no game tag: neither a game tag nor an album tag names its game"
     assert games_of(done.rows) == ["Zelda: A Link"]
-    assert {kind_of(own.reason) for own in done.rows} == {"", "no album tag"} <= {"", *REMEDIES}
+    assert {kind_of(own.reason) for own in done.rows} == {"", "no game tag"} <= {"", *REMEDIES}
 
 
 def test_a_game_is_named_alike_by_every_file_system() -> None:
     facts = Facts(path="Pokémon/1.flac", bytes=1, mtime_ns=1, sha256="ab", duration_s=1.0, loudness_lufs=-20.0)
-    assert judge([facts], CONFIG)[0].game == "Pok\u00e9mon"
+    assert judge([facts], CONFIG, by_folder)[0].game == "Pok\u00e9mon"
 
 
 # Splits
@@ -302,8 +296,26 @@ def test_an_interrupted_scan_goes_on_where_it_was(project: Path) -> None:
         journal.write('{"path": "torn')
     done = rescan(project)
     assert done.measured == 1
-    assert sorted(path.name for path in project.iterdir()) == ["dataset.jsonl", "music"]
+    assert sorted(path.name for path in project.iterdir()) == [".dataset.jsonl.fingerprints", "dataset.jsonl", "music"]
     assert done.rows == rescan(project, rebuild=True).rows
+
+
+def test_a_scan_killed_while_it_ends_loses_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, rows: list[Row]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dualdiff.data.scan.write_ledger", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rescan(project)
+    assert rescan(project).measured == 0
+
+
+def test_lost_fingerprints_are_measured_again(project: Path) -> None:
+    rescan(project)
+    (project / ".dataset.jsonl.fingerprints").write_bytes(b"torn")
+    assert rescan(project).measured == 4
+    assert rescan(project).measured == 0
 
 
 def test_music_is_only_read(project: Path) -> None:
@@ -385,8 +397,12 @@ def test_a_missing_ledger_names_the_command_that_makes_it(tmp_path: Path) -> Non
         (lambda line: line.replace("}", ', "mood": "sad"}'), 'line 2 .* is broken: "mood" is not a key'),
         (lambda line: "[1, 2]", "line 2 .* is broken: it is not a JSON object"),
         (
-            lambda line: line.replace('"version": 1', '"version": 2'),
-            "line 2 .*: its version is 2, this dualdiff reads 1",
+            lambda line: line.replace('"version": 2', '"version": 3'),
+            "line 2 .*: its version is 3, this dualdiff reads 2",
+        ),
+        (
+            lambda line: line.replace('"version": 2', '"version": 1'),
+            "line 2 .*: its version, 1, is older than this dualdiff's",
         ),
     ],
 )

@@ -62,6 +62,13 @@ def test_the_shortest_tracks_have_levels(length: int) -> None:
     assert own.loudness_lufs == pytest.approx(audio.loudness_lufs(torch.from_numpy(waveform).float(), RATE), abs=0.01)
 
 
+@pytest.mark.parametrize("rate", [1000, 3300, 8000, 192000])
+def test_every_sample_rate_is_measured(rate: int) -> None:
+    own = measured(noise(length=rate), rate)
+    assert -60 < own.loudness_lufs < 0
+    assert own.loudness_lufs == pytest.approx(audio.loudness_lufs(torch.from_numpy(noise(length=rate)), rate), abs=0.01)
+
+
 def test_silence_has_a_name_for_everything() -> None:
     own = measured(np.zeros((2, RATE)))
     assert (own.loudness_lufs, own.true_peak_db) == (SILENCE_LUFS, SILENCE_DB)

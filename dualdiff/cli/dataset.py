@@ -84,6 +84,9 @@ def _show(found: "Scan") -> None:
     broken = [row for row in found.rows if row.state == "failed"]
     for row in broken[:SHOWN_FAILURES]:
         console.say(f"  {row.path}: {row.reason}")
+    if found.unmatched:
+        shown = ", ".join(found.unmatched[:SHOWN_FAILURES])
+        console.say(f"{len(found.unmatched)} paths in the table of labels are not in the music folder: {shown}")
     if found.ignored:
         others = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.ignored.items())
         console.detail(f"not audio: {others}")

@@ -62,7 +62,8 @@ class TrackCrops:
         if not self.rows:
             raise self._nothing_to_crop()
         self._stream = Stream(seed).at("track crop")
-        self._draw = TrackDraw([row.game for row in self.rows], [row.duration_s for row in self.rows], temperature)
+        lengths_s = [row.weight_s or row.duration_s for row in self.rows]
+        self._draw = TrackDraw([row.game for row in self.rows], lengths_s, temperature)
         decoded_bytes = sum(row.duration_s for row in self.rows) * self.sample_rate * 2 * 4
         self._keeps_decoded = decoded_bytes <= cache_bytes
         self._decoded: dict[str, Waveform] = {}
@@ -92,7 +93,7 @@ class TrackCrops:
         return at_loudness(waveform, row, self.loudness_lufs), f"{row.path}@{start / self.sample_rate:.3f}s"
 
     def _excerpt(self, row: Row, start: int) -> Waveform:
-        path, rate = self.folder / row.path, self.sample_rate
+        path, rate = self.folder / row.source, self.sample_rate
         if not self._keeps_decoded:
             return audio.read(path, sample_rate=rate, start_s=start / rate, duration_s=self.crop_samples / rate)
         if row.path not in self._decoded:

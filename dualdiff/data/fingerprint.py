@@ -9,9 +9,10 @@ Letters: T samples, N frames, W words.
 """
 
 import base64
+import functools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,7 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dualdiff.data.machinecode import compiled
 from dualdiff.errors import DataError
+
+Samples: TypeAlias = NDArray[np.float32]
 
 Fingerprint: TypeAlias = NDArray[np.uint32]
 """(W,) words, `WORDS_PER_S` of them; a word is 0 where there is nothing to tell: silence, or a sound that stays."""
@@ -37,6 +41,7 @@ LEAST_SHARE = 0.5
 _LOWEST_HZ, _BANDS_PER_OCTAVE = 150.0, 6
 _LOW_RATE = 6000  # Hz; enough for the bands
 _TAPS = 16  # of the filter that lowers the rate, per lowered sample
+_LANES = 32  # taps that machine code multiplies at once
 _WINDOW_S = 0.25
 _PIECE = 64  # frames computed at once: always as many, so that the sizes of the blocks change not a bit
 _CONTRAST = 10.0  # bands much below a tenth of the mean count little: those are what codecs change
@@ -95,13 +100,16 @@ class BandMeter:
         self._n_fft = 1 << (len(window) - 1).bit_length()
         starts = torch.tensor([self._low_start(frame) for frame in range(_PIECE)])
         self._frames = starts[:, None] + torch.arange(len(window))
-        self._blocks = int(self._frames[-1, -1]) + _TAPS  # of `step` samples that a piece needs
-        self._filter = _low_pass(self._step)
+        self._piece = int(self._frames[-1, -1]) + 1  # lowered samples of a piece
+        self._taps = _low_pass(self._step)
         self._weights = _band_weights(self._low_rate, self._n_fft)
-        self._first = -(_TAPS // 2) * self._step  # the track's sample that `held` begins with
-        self._held = torch.zeros(-self._first)
+        self._held = torch.zeros(len(self._taps) - _TAPS // 2 * self._step)
+        self._low = torch.zeros(0)
+        self._low_first = 0  # the lowered sample that `low` begins with
         self._total = 0
-        self._pieces: list[tuple[Tensor, Tensor]] = []
+        self._count = 0  # frames measured
+        # One array that grows by doubling: many small ones would lie between the large ones of each piece, for good.
+        self._values = np.empty((_PIECE, BANDS + 1), np.float32)
 
     def add(self, mono: Tensor) -> None:
         """Listen to the next samples, (T,) float32."""
@@ -111,49 +119,74 @@ class BandMeter:
     def finish(self) -> Bands:
         """The bands of all samples, in floor(seconds * FRAMES_PER_S) frames. Nothing can be added thereafter."""
         frames = self._total * FRAMES_PER_S // self._sample_rate
-        while len(self._pieces) * _PIECE < frames:
-            self._take(torch.zeros(self._blocks * self._step))
-        if not self._pieces:
-            return Bands(np.zeros((0, BANDS), np.float32), np.zeros(0, np.float32))
-        shape, power = (torch.cat(parts)[:frames].numpy() for parts in zip(*self._pieces, strict=True))
-        return Bands(shape, power)
+        while self._count < frames:
+            self._take(torch.zeros(self._piece * self._step))
+        values = self._values[:frames].copy()
+        return Bands(np.ascontiguousarray(values[:, :-1]), np.ascontiguousarray(values[:, -1]))
 
     def _low_start(self, frame: int) -> int:
         return round(frame * self._low_rate / FRAMES_PER_S)
 
     def _take(self, mono: Tensor) -> None:
-        held, first, length = torch.cat([self._held, mono]), self._first, self._blocks * self._step
-        while len(audio := held[self._first - first :][:length]) == length:
-            self._pieces.append(self._measure(audio))
-            self._first = (self._low_start(len(self._pieces) * _PIECE) - _TAPS // 2) * self._step
-        self._held = held[self._first - first :].clone()
+        held = torch.cat([self._held, mono]).contiguous()
+        lowered = np.empty(max(0, (len(held) - len(self._taps)) // self._step + 1), np.float32)
+        _lower()(held.numpy(), self._taps, self._step, lowered)
+        self._held = held[len(lowered) * self._step :].clone()
+        self._low = torch.cat([self._low, torch.from_numpy(lowered)])
+        while len(self._low) >= (start := self._low_start(self._count) - self._low_first) + self._piece:
+            self._keep(self._measure(self._low[start:][: self._piece]))
+            behind = self._low_start(self._count)
+            self._low, self._low_first = self._low[behind - self._low_first :].clone(), behind
 
-    def _measure(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Shape and power of the frames of a piece."""
-        products = audio.view(-1, self._step) @ self._filter  # (blocks, _TAPS); a filtered sample sums a diagonal
-        low = products.as_strided((self._blocks - _TAPS + 1, _TAPS), (_TAPS, _TAPS + 1)).sum(1)
-        spectrum = torch.fft.rfft(low[self._frames] * self._window, self._n_fft)[:, : len(self._weights)]
-        bands = torch.view_as_real(spectrum).square().sum(-1) @ self._weights
+    def _keep(self, piece: Tensor) -> None:
+        if self._count == len(self._values):
+            self._values = np.concatenate([self._values, np.empty_like(self._values)])
+        self._values[self._count : self._count + _PIECE] = piece.numpy()
+        self._count += _PIECE
+
+    def _measure(self, low: Tensor) -> Tensor:
+        """Shape and power of the frames of a piece, (_PIECE, BANDS + 1)."""
+        spectrum = torch.fft.rfft(low[self._frames].mul_(self._window), self._n_fft)
+        parts = torch.view_as_real(spectrum).flatten(1)[:, : len(self._weights)]  # real and imaginary in turn
+        bands = parts.square() @ self._weights
         mean = bands.mean(1, keepdim=True)
-        power = mean[:, 0] * (2 * BANDS / self._n_fft)
-        is_heard = power[:, None] > 10 ** (SILENCE_DB / 10)
-        return torch.where(is_heard, torch.log1p(_CONTRAST * bands / mean), 0.0), power
+        power = mean * (2 * BANDS / self._n_fft)
+        is_heard = power > 10 ** (SILENCE_DB / 10)
+        return torch.cat([torch.where(is_heard, torch.log1p(_CONTRAST * bands / mean), 0.0), power], dim=1)
 
 
-def _low_pass(step: int) -> Tensor:
-    """A windowed sinc, passing to 0.45 of the lowered rate, as (step, _TAPS)."""
+def lower(audio: Samples, taps: Samples, step: int, lowered: Samples) -> None:
+    """Filter and decimate: sample n of `lowered` is the sum of `taps` times `audio` from n * step on."""
+    for n in range(len(lowered)):
+        heard = audio[n * step : n * step + len(taps)]  # a slice, so that indices need no check for being negative
+        value = np.float32(0.0)
+        for k in range(len(taps)):
+            value += taps[k] * heard[k]
+        lowered[n] = value
+
+
+@functools.cache
+def _lower() -> Callable[..., None]:
+    import numba
+
+    samples = numba.float32[::1]
+    return compiled(lower, numba.void(samples, samples, numba.int64, samples), fastmath=True)
+
+
+def _low_pass(step: int) -> Samples:
+    """A windowed sinc, passing to 0.45 of the lowered rate, (_TAPS * step,), after zeros up to whole `_LANES`."""
     time = (torch.arange(_TAPS * step) - (_TAPS * step - 1) / 2) / step
     taps = torch.sinc(0.9 * time) * torch.hann_window(_TAPS * step + 2, periodic=False)[1:-1]
-    return (taps / taps.sum()).view(_TAPS, step).T.contiguous()
+    return np.pad((taps / taps.sum()).numpy().astype(np.float32), (-len(taps) % _LANES, 0))
 
 
 def _band_weights(rate: float, n_fft: int) -> Tensor:
-    """Triangles over the logarithm of frequency, (bins, BANDS)."""
+    """Triangles over the logarithm of frequency, (2 bins, BANDS): for the real and the imaginary part of each bin."""
     hz = torch.arange(1, n_fft // 2 + 1) * rate / n_fft
     position = _BANDS_PER_OCTAVE * torch.log2(hz / _LOWEST_HZ) - 0.5
     weights = (1 - (position[:, None] - torch.arange(BANDS)).abs()).clamp(min=0)
     bins = int(weights.sum(1).nonzero().max()) + 1
-    return torch.cat([torch.zeros(1, BANDS), weights[:bins]])
+    return torch.cat([torch.zeros(1, BANDS), weights[:bins]]).repeat_interleave(2, 0)
 
 
 def fingerprint_of(bands: Bands) -> Fingerprint:

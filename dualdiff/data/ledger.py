@@ -3,13 +3,12 @@
 It loads as it is into Hugging Face `datasets`: every line has the same keys, with values of the same types.
 """
 
-import dataclasses
 import json
 import types
 import typing
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +19,10 @@ from dualdiff.files import write_text_atomically
 LEDGER_NAME = "dataset.jsonl"
 """The ledger's file in the project's folder."""
 
-VERSION = 1
-"""The version of the lines; a ledger of a newer one is refused."""
+VERSION = 2
+"""The version of the lines; a ledger of another one is refused."""
+
+_ANEW = "make the ledger anew: dualdiff dataset scan --rebuild"
 
 State = Literal["used", "skipped", "failed"]
 Split = Literal["", "train", "validation"]
@@ -32,10 +33,23 @@ class DatasetConfig:
     """Where the music is, how it is labelled, and what is refused."""
 
     folder: str = setting("music", "the folder of music, from here or absolute: folder/<game>/<track>")
-    labels: Literal["folder", "tag"] = setting("folder", "what names a track's game: its folder, or its album tag")
+    labels: Literal["folder", "tag", "csv"] = setting(
+        "folder", "what names a track's game: its folder, its game or album tag, or a table"
+    )
+    labels_csv: str = setting("labels.csv", "that table, from here: columns path (of a file or a folder) and game")
     min_duration_s: float = setting(10.0, "shorter tracks are skipped, seconds", above=0)
     max_duration_s: float = setting(3600.0, "longer tracks are skipped, seconds", above=0)
     min_loudness_lufs: float = setting(-60.0, "tracks not above this are skipped, LUFS", minimum=-70, maximum=0)
+    near_duplicates: Literal["skip", "keep"] = setting(
+        "skip", "the same music again (another gain, codec, rate or start): use the best one, or all of them"
+    )
+    repeats: Literal["once", "all"] = setting(
+        "once", "what a track that plays a loop again counts for when crops are drawn: that loop once, or all it plays"
+    )
+    render_length_s: float = setting(
+        120.0, "console music that does not say how long it plays is rendered for so long, seconds", above=0
+    )
+    render_fade_s: float = setting(8.0, "and then fades out for so long, unless its tags say, seconds", minimum=0)
     validation_share: float = setting(0.05, "share of tracks kept out of training, to measure on", minimum=0, below=1)
 
     def __post_init__(self) -> None:
@@ -51,7 +65,9 @@ class Row:
 
     version: int = VERSION
     path: str
-    """From the music folder, with forward slashes."""
+    """From the music folder, with forward slashes; a tune of a file of several has `#` and its number at the end."""
+    rendered: str = ""
+    """The FLAC file that stands for a file that only ffmpeg plays: from the project's folder; see `read_ledger`."""
     game: str = ""
     title: str = ""
     """The title tag, or the file's name without its suffix."""
@@ -63,16 +79,40 @@ class Row:
     split: Split = ""
     """Empty unless the file is used."""
     duplicate_of: str = ""
-    """The path of the used file with the same bytes."""
+    """The path of the used file with the same bytes or the same music."""
+    group: str = ""
+    """The same for all tracks with the same music, and for no other; empty where there is only one."""
     duration_s: float = 0.0
     sample_rate: int = 0
     channels: int = 0
     loudness_lufs: float | None = None
     """Integrated loudness (BS.1770) as stereo; -70, the gate, for silence."""
     true_peak_db: float | None = None
+    clipped_share: float | None = None
+    """Share of the samples at full scale."""
+    silence_share: float | None = None
+    """Share of the time below -60 LUFS, by tenths of a second."""
+    bandwidth_hz: float | None = None
+    """Above it, the mean spectrum stays 80 dB below its highest point."""
+    dual_mono: bool = False
+    """Stereo whose channels are equal, but for what a codec leaves."""
+    dc: float | None = None
+    """The mean of the channel that has the larger one; full scale is 1."""
+    loop_s: float = 0.0
+    """How long the loop is that the track plays more than once; 0 where it plays none."""
+    unique_s: float = 0.0
+    """How long the track is without what it plays again."""
+    weight_s: float = 0.0
+    """How much music the track counts for when crops are drawn."""
     sha256: str = ""
+    """Of the file's bytes, or of those of `rendered`."""
     bytes: int = 0
     mtime_ns: int = 0
+
+    @property
+    def source(self) -> str:
+        """The audio file to read: absolute where it was rendered, else from the music folder."""
+        return self.rendered or self.path
 
 
 def music_folder(project: Path, config: DatasetConfig) -> Path:
@@ -81,21 +121,28 @@ def music_folder(project: Path, config: DatasetConfig) -> Path:
 
 
 def write_ledger(path: Path, rows: Iterable[Row]) -> None:
-    """Write the ledger atomically, one line a row, ordered by path.
+    """Write the ledger atomically, one line a row, ordered by path; `rendered` as seen from the ledger's folder.
 
     Raises:
         DualdiffError: the folder cannot be written to.
     """
     ordered = sorted(rows, key=lambda row: row.path)
-    lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in ordered]
+    lines = [json.dumps(_table(row, path.parent), ensure_ascii=False, allow_nan=False) + "\n" for row in ordered]
     write_text_atomically(path, "".join(lines))
 
 
+def _table(row: Row, home: Path) -> dict[str, Any]:
+    table = {name: getattr(row, name) for name in _KINDS}
+    if row.rendered:
+        table["rendered"] = Path(row.rendered).relative_to(home.absolute()).as_posix()
+    return table
+
+
 def read_ledger(path: Path) -> list[Row]:
-    """Read a ledger: its rows, ordered by path.
+    """Read a ledger: its rows, ordered by path; `rendered` is made absolute.
 
     Raises:
-        DataError: it is missing or empty, a line is broken, or it was written by a newer dualdiff.
+        DataError: it is missing or empty, a line is broken, or it was written by another version of dualdiff.
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -111,11 +158,11 @@ def read_ledger(path: Path) -> list[Row]:
 
 def _read_line(path: Path, number: int, line: bytes) -> Row:
     try:
-        return row_of(json.loads(line))
+        row = row_of(json.loads(line))
+        return replace(row, rendered=str(path.parent.absolute() / row.rendered)) if row.rendered else row
     except ValueError as error:
         problem = "it is not JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
-        hint = "make the ledger anew: dualdiff dataset scan --rebuild"
-        raise DataError(f"line {number} of the ledger {path} is broken: {problem}", hint) from error
+        raise DataError(f"line {number} of the ledger {path} is broken: {problem}", _ANEW) from error
     except DataError as error:
         raise DataError(f"line {number} of the ledger {path}: {error.message}", error.hint) from error
 
@@ -125,32 +172,37 @@ def row_of(table: Any) -> Row:
 
     Raises:
         ValueError: it is not an object with the keys and types of a row.
-        DataError: its version is newer than ours.
+        DataError: its version is not ours.
     """
     if not isinstance(table, dict):
         raise ValueError("it is not a JSON object")
     version = table.get("version")
     if isinstance(version, int) and version > VERSION:
         raise DataError(f"its version is {version}, this dualdiff reads {VERSION}", "update dualdiff")
-    for name, kind in _KINDS.items():
+    if isinstance(version, int) and version < VERSION:
+        raise DataError(f"its version, {version}, is older than this dualdiff's", _ANEW)
+    for name, kinds in _KINDS.items():
         if name not in table:
             raise ValueError(f'"{name}" is missing')
-        if not _fits(table[name], kind):
+        if type(table[name]) not in kinds or table[name] not in _CHOICES.get(name, (table[name],)):
             raise ValueError(f'"{name}" is {json.dumps(table[name])}')
     if unknown := table.keys() - _KINDS.keys():
         raise ValueError(f'"{min(unknown)}" is not a key of the ledger')
     return Row(**table)
 
 
-_KINDS = typing.get_type_hints(Row)
+def _types(hint: Any) -> tuple[type, ...]:
+    """The types of JSON values that a field of a row may have."""
+    if isinstance(hint, types.UnionType):
+        return tuple(kind for part in typing.get_args(hint) for kind in _types(part))
+    if typing.get_origin(hint) is Literal:
+        return (str,)
+    return (int, float) if hint is float else (hint,)
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, part) for part in typing.get_args(kind))
-    if typing.get_origin(kind) is Literal:
-        return value in typing.get_args(kind)
-    return type(value) in ((int, float) if kind is float else (kind,))
+_HINTS = typing.get_type_hints(Row)
+_KINDS = {name: _types(hint) for name, hint in _HINTS.items()}
+_CHOICES = {name: typing.get_args(hint) for name, hint in _HINTS.items() if typing.get_origin(hint) is Literal}
 
 
 def used(rows: Iterable[Row], split: Split | None = None) -> list[Row]:
@@ -194,10 +246,13 @@ class Summary:
 
 def summary(rows: Sequence[Row]) -> Summary:
     """Count what the ledger holds. Files without a game count in the totals only."""
+    by_game: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_game[row.game].append(row)
     seconds = sum(row.duration_s for row in used(rows))
 
     def line(game: str) -> GameSummary:
-        own = [row for row in rows if row.game == game]
+        own = by_game[game]
         own_seconds = sum(row.duration_s for row in used(own))
         return GameSummary(
             game=game,
@@ -210,7 +265,7 @@ def summary(rows: Sequence[Row]) -> Summary:
         )
 
     return Summary(
-        games=[line(game) for game in sorted({row.game for row in rows} - {""})],
+        games=[line(game) for game in sorted(by_game.keys() - {""})],
         tracks=len(used(rows)),
         validation=len(used(rows, "validation")),
         hours=seconds / 3600,

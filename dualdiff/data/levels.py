@@ -6,15 +6,17 @@ file's own rate; everything is measured as stereo.
 """
 
 import math
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from dualdiff.data.machinecode import compiled
 from dualdiff.waveforms import gated_lufs, k_weighting, loudness_step, resample
 
 SILENCE_LUFS = -70.0
@@ -69,7 +71,7 @@ class Meter:
         self._state = np.zeros((2, 4))
         self._step = loudness_step(sample_rate)
         self._open = np.zeros(2)  # power and frames of the step that is not complete
-        self._powers: list[Floats] = []
+        self._powers = array("d")
         self._sums = np.zeros(5)
         self._frames = 0
         self._peak = np.zeros(1)
@@ -81,7 +83,7 @@ class Meter:
         """Take note of the next block, (2, N) with N up to `BLOCK`, of finite samples."""
         powers = np.zeros(block.shape[1] // self._step + 2)
         done = _survey()(block, self._weight, self._state, self._step, self._open, powers, self._sums)
-        self._powers.append(powers[:done])
+        self._powers.frombytes(powers[:done].tobytes())
         self._frames += block.shape[1]
         self._find_peak(block)
         if self._blocks % 2 == 0:
@@ -91,7 +93,7 @@ class Meter:
     def levels(self) -> Levels:
         """What the blocks so far come to."""
         self._find_peak(np.zeros((2, _REACH), np.float32))
-        powers = np.concatenate(self._powers) if self._powers else np.zeros(0)
+        powers = np.array(self._powers)
         if not len(powers) and self._open[1]:
             powers = self._open[:1] / self._open[1]  # shorter than one step
         peak = float(self._peak[0])
@@ -184,7 +186,7 @@ def raise_peak(near: Samples, short: Samples, exact: Samples, reach: int, likely
     Args:
         near: (2, N).
         short: half a sample later, by a few taps: says where a closer look may pay.
-        exact: (4, 2 reach + 1): the taps of the four phases of the oversampling filter.
+        exact: (4, 2 reach): the taps of the four phases of the oversampling filter.
         reach: frames the exact filter looks ahead and back.
         likely: places whose peak by the short filter is below this share of the highest so far are passed over.
         peak: (1,), changed in place.
@@ -196,15 +198,16 @@ def raise_peak(near: Samples, short: Samples, exact: Samples, reach: int, likely
             rough = max(abs(near[c, n]), abs(near[c, n + 1]))
             if rough < 0.5 * best:
                 continue
-            middle = np.float32(0.0)
+            middle, heard = np.float32(0.0), near[c, n - half + 1 : n + half + 1]
             for k in range(len(short)):
-                middle += short[k] * near[c, n - half + 1 + k]
+                middle += short[k] * heard[k]
             if max(rough, abs(middle)) < likely * best:
                 continue
+            heard = near[c, n - reach : n + reach]
             for phase in range(exact.shape[0]):
-                value = np.float32(0.0)
-                for k in range(exact.shape[1]):
-                    value += exact[phase, k] * near[c, n - reach + k]
+                value, taps = np.float32(0.0), exact[phase]
+                for k in range(len(taps)):
+                    value += taps[k] * heard[k]
                 best = max(best, abs(value))
     peak[0] = best
 
@@ -223,7 +226,7 @@ def _filters() -> tuple[Samples, Samples]:
     exact = np.ascontiguousarray(spread[: 4 * (2 * _REACH + 1)].reshape(-1, 4).T[:, ::-1])
     place = np.arange(-3, 5) - 0.5
     short = np.sinc(place) * np.hanning(10)[1:-1]
-    return (short / short.sum()).astype(np.float32), exact.astype(np.float32)
+    return (short / short.sum()).astype(np.float32), exact[:, :-1].copy()
 
 
 @cache
@@ -232,7 +235,7 @@ def _survey() -> Callable[..., int]:
 
     many, grid = numba.float64[::1], numba.float64[:, ::1]
     block = numba.types.Array(numba.float32, 2, "A")
-    return _compiled(survey, numba.int64(block, many, grid, numba.int64, many, many, many), fastmath={"contract"})
+    return compiled(survey, numba.int64(block, many, grid, numba.int64, many, many, many), fastmath={"contract"})
 
 
 @cache
@@ -243,15 +246,4 @@ def _peak() -> Callable[..., None]:
     signature = numba.void(
         numba.float32[:, ::1], taps, numba.float32[:, ::1], numba.int64, numba.float64, numba.float64[::1]
     )
-    return _compiled(raise_peak, signature, fastmath=True)
-
-
-def _compiled(function: Callable[..., Any], signature: Any, fastmath: Any) -> Callable[..., Any]:
-    """A function as machine code, kept on disk for the next run where a folder for it can be written to."""
-    import numba
-
-    try:
-        compiled: Callable[..., Any] = numba.njit(signature, cache=True, fastmath=fastmath)(function)
-    except (RuntimeError, OSError):  # numba finds no folder for its cache, or cannot write to it
-        compiled = numba.njit(signature, fastmath=fastmath)(function)
-    return compiled
+    return compiled(raise_peak, signature, fastmath=True)

@@ -1,44 +1,49 @@
 """What the files of a music folder are, whatever the settings: found, hashed and measured, in several processes."""
 
-import math
 import os
 import signal
 import threading
+import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path, PurePosixPath
 
 import torch
 
-from dualdiff import audio
+from dualdiff import audio, render
+from dualdiff.data.fingerprint import BandMeter, fingerprint_of, to_text
+from dualdiff.data.levels import BLOCK, Meter
+from dualdiff.data.loops import loop_of, unique_duration_s
 from dualdiff.errors import DataError
 from dualdiff.files import sha256_of
+from dualdiff.render import Rendering
 
-SILENCE_LUFS = -70.0
-"""The absolute gate of BS.1770: what lies below it has no loudness, and is given this one."""
+UNREADABLE, NEEDS_FFMPEG, LINK = "unreadable", "needs ffmpeg", "link"
+"""The kinds of reason why a file could not be measured."""
 
-SILENCE_DB = -150.0
-"""The true peak that digital silence is given: below the last bit of 24."""
-
-PIECE_S = 600.0
-"""Loudness is exact up to this length; longer tracks are measured in pieces of it, to bound memory."""
-
-FILES_PER_PROCESS = 4
+FILES_PER_PROCESS = 12
 """A process takes about as long to start as it takes to measure a few tracks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A file with the name of an audio file; `problem` says why it cannot even be opened."""
+    """A file with the name of an audio file, or a tune of one; `problem` is the reason why it is not even opened."""
 
     path: str
+    """From the music folder; for one tune of several, with `#` and its number."""
     bytes: int = 0
     mtime_ns: int = 0
+    tune: int | None = None
     problem: str = ""
+
+    @property
+    def file(self) -> str:
+        """The file's path from the music folder."""
+        return self.path if self.tune is None else self.path.rpartition("#")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,8 @@ class Facts:
     mtime_ns: int
     sha256: str = ""
     error: str = ""
+    """A reason: a kind, a colon, the details."""
+    rendered: str = ""
     title: str = ""
     album: str = ""
     duration_s: float = 0.0
@@ -57,6 +64,17 @@ class Facts:
     channels: int = 0
     loudness_lufs: float | None = None
     true_peak_db: float | None = None
+    clipped_share: float | None = None
+    silence_share: float | None = None
+    bandwidth_hz: float | None = None
+    dual_mono: bool = False
+    dc: float | None = None
+    loop_s: float = 0.0
+    unique_s: float = 0.0
+    """The length of the track without what it plays again."""
+    fingerprint: str = ""
+    """As `fingerprint.to_text` gives it; empty once it is kept elsewhere."""
+    group: str = ""
 
 
 def find(folder: Path) -> tuple[list[Found], dict[str, int]]:
@@ -70,91 +88,117 @@ def find(folder: Path) -> tuple[list[Found], dict[str, int]]:
     folders, links = deque([""]), deque[str]()
     entered: set[tuple[int, int]] = set()
     while folders or links:
-        inside = folders.popleft() if folders else links.popleft()
+        linked = not folders
+        inside = links.popleft() if linked else folders.popleft()
         try:
             status = os.stat(folder / inside)
             if (status.st_dev, status.st_ino) in entered:
+                if linked:
+                    found.append(Found(path=_printable(inside), problem=f"{LINK}: it leads to a folder read already"))
                 continue
             entered.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(folder / inside), key=lambda entry: entry.name)
         except OSError as error:
-            found.append(Found(path=_printable(inside), problem=f"the folder cannot be read ({error.strerror})"))
+            problem = f"{UNREADABLE}: the folder cannot be read ({error.strerror})"
+            found.append(Found(path=_printable(inside), problem=problem))
             continue
         for entry in entries:
             path = f"{inside}/{entry.name}" if inside else entry.name
+            suffix = PurePosixPath(entry.name).suffix.lower()
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(path)
-            elif PurePosixPath(entry.name).suffix.lower() in audio.AUDIO_SUFFIXES:
-                found.append(_found(entry, path))
+            elif suffix in audio.AUDIO_SUFFIXES or suffix in render.DEMUXERS:
+                found += _found(entry, path)
             else:
-                ignored[PurePosixPath(entry.name).suffix.lower()] += 1
+                ignored[suffix] += 1
     return sorted(found, key=lambda file: file.path), dict(ignored.most_common())
 
 
-def _found(entry: "os.DirEntry[str]", path: str) -> Found:
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _found(entry: "os.DirEntry[str]", path: str) -> list[Found]:
+    """A file, or each of its tunes."""
     if _printable(path) != path:
-        return Found(path=_printable(path), problem="its name is not valid UTF-8; rename it")
+        return [Found(path=_printable(path), problem=f"{UNREADABLE}: its name is not valid UTF-8; rename it")]
     try:
         status = entry.stat()
+        if not entry.is_file():
+            return [Found(path=path, problem=f"{UNREADABLE}: it is not a regular file")]
+        tunes = render.count_tunes(Path(entry.path))
     except OSError as error:
-        return Found(path=path, problem=error.strerror or str(error))
-    problem = "" if entry.is_file() else "it is not a regular file"
-    return Found(path=path, bytes=status.st_size, mtime_ns=status.st_mtime_ns, problem=problem)
+        return [Found(path=path, problem=f"{UNREADABLE}: {error.strerror or error}")]
+    if tunes == 1:
+        return [Found(path=path, bytes=status.st_size, mtime_ns=status.st_mtime_ns)]
+    return [
+        Found(path=f"{path}#{tune + 1:02d}", bytes=status.st_size, mtime_ns=status.st_mtime_ns, tune=tune)
+        for tune in range(tunes)
+    ]
 
 
 def _printable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def measure(folder: Path, file: Found) -> Facts:
-    """Hash, probe, decode and measure one file; what is wrong with it becomes the `error` of the facts."""
+def measure(folder: Path, file: Found, rendering: Rendering | None = None) -> Facts:
+    """Hash, probe, decode and measure one file; what is wrong with it becomes the `error` of the facts.
+
+    Files that need ffmpeg are rendered first, as `rendering` says; without it they have that need for an error.
+    """
     facts = Facts(path=file.path, bytes=file.bytes, mtime_ns=file.mtime_ns, error=file.problem)
     if file.problem:
         return facts
-    path = folder / file.path
+    path = folder / file.file
     try:
-        facts = replace(facts, sha256=sha256_of(path))
-        info = audio.probe(path)
-        loudness_lufs, true_peak_db = _levels(path, info.sample_rate)
+        if not render.needs_ffmpeg(path):
+            return _measured(path, path, facts)
+        if rendering is None:
+            return replace(facts, error=f"{NEEDS_FFMPEG}: only ffmpeg plays {path.suffix.lower()[1:]} files")
+        rendered, heard = render.render(path, rendering, file.tune or 0)
+        facts = replace(facts, rendered=str(rendered))
+        return _measured(rendered, path, facts, heard.tags)
     except DataError as error:
-        return replace(facts, error=error.message.replace(str(path), "it", 1))
+        return replace(facts, rendered="", error=f"{UNREADABLE}: {error.message.replace(str(path), 'it', 1)}")
     except OSError as error:
-        return replace(facts, error=error.strerror or str(error))
+        return replace(facts, rendered="", error=f"{UNREADABLE}: {error.strerror or error}")
+
+
+def _measured(path: Path, named: Path, facts: Facts, tags: Mapping[str, str] | None = None) -> Facts:
+    """The facts with all that is learned from the audio at `path`; without a title, the file `named` gives one."""
+    facts = replace(facts, sha256=sha256_of(path))
+    info = audio.probe(path)
+    tags = tags or info.tags
+    meter, band_meter = Meter(info.sample_rate), BandMeter(info.sample_rate)
+    for block in audio.blocks(path, sample_rate=info.sample_rate, block_s=BLOCK / info.sample_rate):
+        meter.update(block.numpy())
+        band_meter.add(block[0].add(block[1]).mul_(0.5))
+    bands = band_meter.finish()
+    loop = loop_of(bands)
+    number = facts.path.rpartition("#")[2] if facts.path.rpartition("/")[2] != named.name else ""
     return replace(
         facts,
-        title=info.tags.get("title", "").strip() or path.stem,
-        album=(info.tags.get("game") or info.tags.get("album", "")).strip(),
+        title=tidy(tags.get("title", "")) or tidy(f"{named.stem} {number}"),
+        album=tidy(tags.get("game", "")) or tidy(tags.get("album", "")),
         duration_s=info.duration_s,
         sample_rate=info.sample_rate,
         channels=info.channels,
-        loudness_lufs=loudness_lufs,
-        true_peak_db=true_peak_db,
+        fingerprint=to_text(fingerprint_of(bands)),
+        loop_s=round(loop.period_s, 2) if loop else 0.0,
+        unique_s=round(unique_duration_s(info.duration_s, loop), 2) if loop else info.duration_s,
+        **asdict(meter.levels()),
     )
 
 
-def _levels(path: Path, sample_rate: int) -> tuple[float, float]:
-    """Loudness and true peak of a file as stereo, to 0.001 dB.
-
-    Of a track of several pieces, the loudness is the mean power of the pieces within 10 LU of their mean: the gate of
-    BS.1770 applied to pieces whose own quiet parts are gated out already.
-    """
-    pieces = [
-        (piece.shape[-1], audio.loudness_lufs(piece, sample_rate), audio.true_peak_db(piece, sample_rate))
-        for piece in audio.blocks(path, sample_rate=sample_rate, block_s=PIECE_S)
-    ]
-    loudness = _mean_lufs([(length, lufs) for length, lufs, _ in pieces])
-    loudness = _mean_lufs([(length, lufs) for length, lufs, _ in pieces if lufs > loudness - 10])
-    peak = max(peak_db for _, _, peak_db in pieces)
-    return round(max(loudness, SILENCE_LUFS), 3), round(max(peak, SILENCE_DB), 3)
-
-
-def _mean_lufs(pieces: list[tuple[int, float]]) -> float:
-    heard = [(length, 10 ** (lufs / 10)) for length, lufs in pieces if lufs > SILENCE_LUFS]
-    if not heard:
-        return -math.inf
-    return 10 * math.log10(sum(length * power for length, power in heard) / sum(length for length, _ in heard))
+def tidy(name: str) -> str:
+    """A name as it is shown: accents composed, without control characters, single spaces."""
+    letters = (letter if letter.isprintable() else " " for letter in unicodedata.normalize("NFC", name))
+    return " ".join("".join(letters).split())
 
 
 def measure_all(
@@ -167,7 +211,9 @@ def measure_all(
 
     A file that kills the process which reads it gets an `error`; no other file suffers.
     """
-    queue = deque(sorted(files, key=lambda file: -file.bytes))  # the long ones first, so that all end together
+    files = list(files)
+    yield from (measure(folder, file) for file in files if file.problem)
+    queue = deque(_ordered([file for file in files if not file.problem]))
     if processes is None:
         processes = min(_cores(), len(queue) // FILES_PER_PROCESS)
     if processes <= 1:
@@ -178,8 +224,14 @@ def measure_all(
         for suspect in suspects:
             died = yield from _until_a_process_dies(folder, deque([suspect]), 1, measure)
             for file in died:
-                error = "the process that read it died: its audio is damaged, or memory ran out"
+                error = f"{UNREADABLE}: the process that read it died: its audio is damaged, or memory ran out"
                 yield Facts(path=file.path, bytes=file.bytes, mtime_ns=file.mtime_ns, error=error)
+
+
+def _ordered(files: list[Found]) -> list[Found]:
+    """The largest files first, so that none is left at the end alone; the others as they come, for an honest ETA."""
+    large = sorted(files, key=lambda file: -file.bytes)[: len(files) // 50]
+    return [*large, *(file for file in files if file not in set(large))]
 
 
 def _until_a_process_dies(

@@ -5,25 +5,37 @@ scan goes on where it was; the ledger itself is written once, at the end, and st
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
+from dualdiff import render
+from dualdiff.data import fingerprint, labels
+from dualdiff.data.fingerprint import Fingerprint
+from dualdiff.data.labels import Label
 from dualdiff.data.ledger import LEDGER_NAME, DatasetConfig, Row, music_folder, read_ledger, write_ledger
-from dualdiff.data.measure import Facts, Found, find, measure_all
+from dualdiff.data.measure import Facts, Found, find, measure, measure_all
+from dualdiff.data.prints import read_prints, write_prints
 from dualdiff.data.verdict import REMEDIES, commonest_reason, judge, with_splits
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.progress import Progress, silent
+from dualdiff.render import Rendering
+
+CACHE_NAME = "rendered"
+"""The folder, in the project's, of the FLAC files that ffmpeg makes of what only it can play."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What a scan came to: the ledger's rows, how many files were measured now, and the files that are not audio."""
+    """What a scan came to: the ledger's rows, how many files were measured now, and what was left aside."""
 
     rows: list[Row]
     measured: int
     ignored: dict[str, int]
     """Suffixes of other files, with how many there are; the commonest first."""
+    unmatched: list[str]
+    """Paths in the table of labels that are not there."""
 
 
 def scan(
@@ -40,28 +52,71 @@ def scan(
     split; `rebuild` forgets all that. The music is only read. `processes` is as for `measure_all`.
 
     Raises:
-        DataError: the music folder is missing, holds no audio, or none that can be used (then the old ledger stays).
+        DataError: the music folder or the table of labels is missing, or there is no audio, or none that can be used
+            (then the old ledger stays).
         DualdiffError: the project's folder cannot be written to.
     """
     folder = music_folder(project, config)
     files, ignored = _find(folder)
+    label = _labels(project, config)
     ledger, journal = project / LEDGER_NAME, Journal(project / f".{LEDGER_NAME}.partial")
-    before = read_ledger(ledger) if ledger.exists() and not rebuild else []
+    store = project / f".{LEDGER_NAME}.fingerprints"
     if rebuild:
         journal.discard()
-    known = {facts.path: facts for facts in [*map(_facts, before), *journal.read()] if not facts.error}
-    facts = [known[file.path] for file in files if _is_unchanged(file, known.get(file.path))]
+    before = read_ledger(ledger) if ledger.exists() and not rebuild else []
+    prints = read_prints(store) if before else {}
+    measured_before = [facts for facts in map(_facts, before) if facts.sha256 in prints]
+    known = {facts.path: facts for facts in [*measured_before, *_kept(journal.read(), prints)] if not facts.error}
+    rendering = Rendering(
+        cache=project.absolute() / CACHE_NAME, length_s=config.render_length_s, fade_s=config.render_fade_s
+    )
+    facts = [known[file.path] for file in files if _is_unchanged(file, known.get(file.path), rendering)]
     reused = {own.path for own in facts}
-    for own in measure_all(folder, [file for file in files if file.path not in reused], processes):
-        journal.keep(own)
-        facts.append(own)
+    fresh = [file for file in files if file.path not in reused]
+    look = partial(measure, rendering=rendering if render.has_ffmpeg() else None)
+    if fresh:
+        progress(len(facts), len(files))
+    for own in measure_all(folder, fresh, processes, look):
+        if not own.error:
+            journal.keep(own)
+        facts += _kept([own], prints)
         progress(len(facts), len(files), own.path)
-    rows = judge(facts, config)
+    grouped = _grouped(facts, prints) if journal.has_any() else facts
+    rows = judge(grouped, config, label)
     _require_a_used_one(rows, folder)
     rows = with_splits(rows, before, config.validation_share)
-    write_ledger(ledger, rows)
+    if journal.has_any():
+        write_prints(store, {own.sha256: prints[own.sha256] for own in facts if own.sha256 in prints})
+    if rows != before:
+        write_ledger(ledger, rows)
     journal.discard()
-    return Scan(rows=rows, measured=len(files) - len(reused), ignored=ignored)
+    render.prune(rendering.cache, {Path(row.rendered).name for row in rows if row.rendered})
+    unmatched = label.unmatched(row.path for row in rows) if isinstance(label, labels.Table) else []
+    return Scan(rows=rows, measured=len(fresh), ignored=ignored, unmatched=unmatched)
+
+
+def _labels(project: Path, config: DatasetConfig) -> Label:
+    if config.labels == "csv":
+        return labels.Table(project / Path(config.labels_csv).expanduser())
+    return labels.by_tag if config.labels == "tag" else labels.by_folder
+
+
+def _kept(measured: Iterable[Facts], prints: dict[str, Fingerprint]) -> Iterator[Facts]:
+    """The facts, with their fingerprints put among the others."""
+    for facts in measured:
+        if not facts.error:
+            prints[facts.sha256] = fingerprint.from_text(facts.fingerprint)
+        yield replace(facts, fingerprint="")
+
+
+def _grouped(facts: Iterable[Facts], prints: Mapping[str, Fingerprint]) -> list[Facts]:
+    """The facts with the names of their groups: each that of the least hash of audio in it."""
+    facts = list(facts)
+    hashes = sorted({own.sha256 for own in facts if own.sha256 in prints and not own.error})
+    group_of: dict[str, str] = {}
+    for group in fingerprint.groups([prints[content] for content in hashes]):
+        group_of.update({hashes[index]: hashes[group[0]][:16] for index in group})
+    return [replace(own, group=group_of.get(own.sha256, "")) for own in facts]
 
 
 def _find(folder: Path) -> tuple[list[Found], dict[str, int]]:
@@ -80,15 +135,17 @@ def _find(folder: Path) -> tuple[list[Found], dict[str, int]]:
     return files, ignored
 
 
+_COLUMNS = [field.name for field in fields(Facts) if field.name not in ("error", "fingerprint")]
+
+
 def _facts(row: Row) -> Facts:
-    error = row.reason if row.state == "failed" else ""
-    return Facts(
-        error=error, **{field.name: getattr(row, field.name) for field in fields(Facts) if field.name != "error"}
-    )
+    return Facts(error=row.reason if row.state == "failed" else "", **{name: getattr(row, name) for name in _COLUMNS})
 
 
-def _is_unchanged(file: Found, known: Facts | None) -> bool:
-    return known is not None and (known.bytes, known.mtime_ns) == (file.bytes, file.mtime_ns) and not file.problem
+def _is_unchanged(file: Found, known: Facts | None, rendering: Rendering) -> bool:
+    if known is None or file.problem or (known.bytes, known.mtime_ns) != (file.bytes, file.mtime_ns):
+        return False
+    return not known.rendered or rendering.has(Path(known.rendered).name, Path(file.file))
 
 
 def _require_a_used_one(rows: list[Row], folder: Path) -> None:
@@ -125,6 +182,10 @@ class Journal:
                     yield Facts(**json.loads(line))
                 except (ValueError, TypeError):
                     continue
+
+    def has_any(self) -> bool:
+        """Whether there is anything on record."""
+        return self.path.exists()
 
     def discard(self) -> None:
         """Forget what is on record."""
