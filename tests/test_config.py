@@ -88,7 +88,7 @@ def test_an_empty_file_is_all_defaults():
         ("[net]\nblock = 2", 'some.toml, line 2: [net] has no setting "block"', 'did you mean "blocks"?'),
         ("[net]\nzzz = 2", "line 2: [net] has no setting", "the settings here are blocks"),
         ("[nett]\nblocks = 2", "line 1: [nett] is not a section", 'did you mean "net"?'),
-        ("[net.trian]\nsteps = 2", 'some.toml, line 1: [net.trian] is not a section', "net.train"),
+        ("[net.trian]\nsteps = 2", "some.toml, line 1: [net.trian] is not a section", "net.train"),
         (
             "blocks = 2",
             "line 1: blocks stands outside of every section",
