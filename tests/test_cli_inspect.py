@@ -23,7 +23,7 @@ def test_a_data_set_is_told_in_words_and_tables(tmp_path, run_cli):
     outcome = run_cli("inspect", ledger(tmp_path, failed=2))
     assert outcome.code == 0
     assert outcome.stdout.startswith("data set ")
-    assert "2.0 hours, 2 games: preset nano" in outcome.stdout
+    assert "2.0 hours of music, 2 games: preset nano" in outcome.stdout
     assert "see that these files play" in outcome.stdout
     assert "dualdiff vae train" in outcome.stderr
 

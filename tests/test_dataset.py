@@ -1,6 +1,7 @@
 """What a data set is like, and what it is enough for."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_the_notes_say_what_the_music_allows_and_which_game_rules(tmp_path):
     write_ledger(tmp_path / "dataset.jsonl", rows({"A": 3.5, "B": 0.2, "C": 0.2, "D": 0.1}))
     found = inspect_dataset(tmp_path / "dataset.jsonl")
     allowed, uneven = found.notes
-    assert allowed.startswith("4.0 hours, 4 games: preset nano or small; expect copying beyond ")
+    assert allowed.startswith("4.0 hours of music, 4 games: preset nano or small; expect copying beyond ")
     assert "rule of thumb" in allowed
     assert uneven.startswith("A has 88% of the music")
     assert found.facts["effective games"] < 2
@@ -88,3 +89,13 @@ def test_a_ledger_without_used_tracks_is_told(tmp_path):
     assert "nothing to learn from" in found.notes[0]
     assert found.next == "dualdiff dataset scan"
     assert [chart.title for chart in found.charts()] == ["files not used, by reason"]
+
+
+def test_repeats_are_no_more_music(tmp_path):
+    looped = [replace(row, unique_s=row.duration_s / 4, bandwidth_hz=8000.0, dual_mono=True) for row in rows({"A": 4})]
+    write_ledger(tmp_path / "dataset.jsonl", looped)
+    found = inspect_dataset(tmp_path / "dataset.jsonl")
+    assert found.facts | {"hours": 4.0, "hours without repeats": 1.0, "dual mono": 1} == found.facts
+    assert found.notes[0].startswith("1.0 hours of music, 1 game")
+    spread = next(sheet for sheet in found.sheets if sheet.title == "spread")
+    assert ("bandwidth, Hz", *[8000.0] * 5) in spread.rows

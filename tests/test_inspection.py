@@ -40,7 +40,7 @@ def test_a_ledger(tmp_path):
 def make_latents(folder):
     save_tensors(folder / "one.safetensors", {"latents": torch.zeros(2, 10, 4, 32)})
     track = LatentTrack(
-        path="A/1.flac", game="A", split="train", columns=10, audio_sha256="f",
+        path="A/1.flac", game="A", split="train", columns=10, weight_s=0.6, audio_sha256="f",
         files=(LatentFile("one.safetensors", sha256_of(folder / "one.safetensors")),),
     )  # fmt: skip
     index = LatentIndex(

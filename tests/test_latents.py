@@ -588,6 +588,22 @@ def test_splits_lengths_and_games_are_respected(encoded: Path) -> None:
     assert alike.tensors["labels"].mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.1)
 
 
+def test_a_track_is_drawn_by_what_it_counts_for(
+    again: Callable[..., Encoded], rows: list[Row], music: Path, tmp_path: Path
+) -> None:
+    loops, once = replace(rows[0], weight_s=0.5), replace(rows[1], weight_s=1.5)
+    index = again([loops, once]).index
+    names = LatentCrops(index, "train", 6, seed=1).examples(0, 400).names
+    assert sum(name.startswith(loops.path) for name in names) / len(names) == pytest.approx(0.25, abs=0.06)
+
+
+def test_a_rendered_track_is_read_where_it_was_rendered(
+    again: Callable[..., Encoded], rows: list[Row], music: Path, tmp_path: Path
+) -> None:
+    rendered = replace(rows[0], path="B/tune.spc", rendered=str(music / rows[0].path))
+    assert again([rendered]).index.tracks[0].path == "B/tune.spc"
+
+
 def test_a_broken_file_is_named(again: Callable[..., Encoded]) -> None:
     index = again().index
     (index.folder / index.tracks[0].files[0].name).write_bytes(b"x")

@@ -211,7 +211,7 @@ def _samples(waveforms: Iterable[Waveform], made: Format, plan: _Plan) -> Iterat
 def _encode(job: _Job, music_folder: Path, plan: _Plan, done_s: Callable[[float], None]) -> None:
     """Make the files of one pass."""
     made = plan.formats[job.pitch_semitones]
-    samples = _samples(_levelled(music_folder / job.row.path, job.row, made), made, plan)
+    samples = _samples(_levelled(music_folder / job.row.source, job.row, made), made, plan)
     with ExitStack() as stack:
         spools = {
             mirrored: stack.enter_context(spool(path.parent, plan.config.offsets))
@@ -261,6 +261,7 @@ def _index(rows: Sequence[Row], out_folder: Path, plan: _Plan, old: LatentIndex 
                 game=row.game,
                 split=row.split,
                 columns=columns,
+                weight_s=row.weight_s or row.duration_s,
                 audio_sha256=row.sha256,
                 files=files,
             )

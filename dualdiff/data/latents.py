@@ -88,6 +88,8 @@ class LatentTrack:
     game: str
     split: Split
     columns: int
+    weight_s: float
+    """How much music the track counts for when crops are drawn."""
     audio_sha256: str
     files: tuple[LatentFile, ...]
     """In the order of the index's variants."""
@@ -231,8 +233,8 @@ class LatentCrops:
         if not self.tracks:
             raise _nothing_to_crop(index, split, crop_columns)
         self._stream = Stream(seed).at("latent crop")
-        games, columns = [track.game for track in self.tracks], [track.columns for track in self.tracks]
-        self._draw = TrackDraw(games, columns, temperature)
+        games, weights_s = [track.game for track in self.tracks], [track.weight_s for track in self.tracks]
+        self._draw = TrackDraw(games, weights_s, temperature)
         self._space = LatentSpace(mean=index.mean, std=index.std, sigma_min=0.0)
 
     def examples(self, first: int, count: int) -> Batch:

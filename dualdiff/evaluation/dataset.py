@@ -83,6 +83,8 @@ def inspect_dataset(path: Path, title: str = "data set") -> Finding:
     """A ledger: what it holds of each game, how it is spread, why files are not used, and what it is enough for."""
     rows = read_ledger(path)
     counts = summary(rows)
+    own = used(rows)
+    new_hours = sum(row.unique_s or row.duration_s for row in own) / 3600
     shares = [line.share for line in counts.games if line.tracks]
     games = [
         (
@@ -116,13 +118,15 @@ def inspect_dataset(path: Path, title: str = "data set") -> Finding:
         "seconds": round(counts.hours * 3600, 1),
         "largest share of a game": round(max(shares, default=0.0), 4),
         "effective games": round(effective_number(shares), 2) if shares else 0.0,
+        "hours without repeats": round(new_hours, 3),
+        "dual mono": sum(row.dual_mono for row in own),
         "sha256": sha256_of(path),
     }
     return Finding(
         kind=title,
         path=path,
         facts=facts,
-        notes=_notes(counts.hours, {line.game: line.share for line in counts.games if line.tracks}),
+        notes=_notes(new_hours, {line.game: line.share for line in counts.games if line.tracks}),
         sheets=[sheet for sheet in sheets if sheet.rows],
         charts=partial(_charts, rows),
         next="dualdiff vae train" if counts.tracks else "dualdiff dataset scan",
@@ -135,11 +139,14 @@ def _spread(rows: Sequence[Row]) -> list[tuple[str, float, float, float, float, 
         "length, s": [row.duration_s for row in own],
         "loudness, LUFS": [row.loudness_lufs for row in own if row.loudness_lufs is not None],
         "true peak, dB": [row.true_peak_db for row in own if row.true_peak_db is not None],
+        "bandwidth, Hz": [row.bandwidth_hz for row in own if row.bandwidth_hz is not None],
+        "silence, share": [row.silence_share for row in own if row.silence_share is not None],
+        "clipped, share": [row.clipped_share for row in own if row.clipped_share is not None],
     }
     spread = []
     for name, values in measures.items():
         if values:
-            least, low, median, high, most = (round(float(q), 2) for q in np.quantile(values, (0, 0.05, 0.5, 0.95, 1)))
+            least, low, median, high, most = (round(float(q), 4) for q in np.quantile(values, (0, 0.05, 0.5, 0.95, 1)))
             spread.append((name, least, low, median, high, most))
     return spread
 
@@ -151,7 +158,7 @@ def _notes(hours: float, share_of_game: dict[str, float]) -> list[str]:
     suitable = [allowance for allowance in allowances(hours) if allowance.suits]
     names = " or ".join(allowance.preset for allowance in suitable)
     limits = "; ".join(f"{own.epochs:,} epochs of {own.preset} ({own.steps:,} steps)" for own in suitable)
-    amount = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+    amount = f"{hours:.1f} hours of music" if hours >= 1 else f"{hours * 60:.0f} minutes of music"
     games = "1 game" if len(share_of_game) == 1 else f"{len(share_of_game):,} games"
     notes = [f"{amount}, {games}: preset {names}; expect copying beyond {limits}. A rule of thumb, not a measurement."]
     effective = effective_number(list(share_of_game.values()))
