@@ -58,6 +58,7 @@ WRITABLE = {  # suffix: (format, subtype) of libsndfile
     ".opus": ("OGG", "OPUS"),
 }
 _TAGS = ("title", "artist", "album", "comment", "genre", "date", "tracknumber", "software")
+_MORE_TAGS = ("game",)  # which libsndfile does not give
 _MEND = "fetch or convert the file again, or take it out"
 _GUESSED = 0.01  # share of an MP3's length that may be missing: without an index, libsndfile guesses it from the size
 _ENDLESS = 1 << 40  # frames; libsndfile gives 2^63 - 1 where the length is unknown
@@ -91,6 +92,8 @@ def probe(path: Path | str) -> AudioInfo:
             tags = {name: _as_utf8(text) for name, text in tags.items()}
         if file.format == "WAV":
             tags |= containers.wave_tags(path)
+        if file.format in ("FLAC", "OGG"):
+            tags |= {name: text for name, text in containers.vorbis_comments(path).items() if name in _MORE_TAGS}
         rate, frames = file.samplerate, file.frames
         return AudioInfo(frames / rate, rate, file.channels, frames, file.format.lower(), tags)
 

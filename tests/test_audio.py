@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from dualdiff import audio
+from dualdiff import audio, containers
 from dualdiff.errors import DataError, DualdiffError
 
 MUSIC = Path(__file__).parents[1] / "examples" / "music"
@@ -269,3 +269,18 @@ def test_an_mp3_whose_length_is_only_guessed_is_read_to_its_end(tmp_path, block_
     assert torch.equal(joined, whole)
     excerpt = audio.read(path, sample_rate=44100, start_s=3.3, duration_s=2)
     assert torch.equal(excerpt, whole[:, round(3.3 * 44100) : round(5.3 * 44100)])
+
+
+@pytest.mark.parametrize(("suffix", "length"), [(".flac", 70000), (".ogg", 70000), (".opus", 7000)])
+def test_a_game_tag_is_read_from_flac_and_ogg(tmp_path, suffix, length):
+    path = tmp_path / f"a{suffix}"
+    audio.write(path, tone(440, 48000), 48000, title="T" * length, artist="GAME=no", album="Album")
+    tags = containers.vorbis_comments(path)
+    assert (tags["title"], tags["artist"], tags["album"]) == ("T" * length, "GAME=no", "Album")
+    assert "game" not in audio.probe(path).tags
+    if suffix == ".flac":  # pages of Ogg would need new checksums
+        path.write_bytes(path.read_bytes().replace(b"Album=Album", b"Game=Zelda!"))
+        assert audio.probe(path).tags["game"] == "Zelda!"
+    for cut in (5000, 300, 60, 20, 3, 0):
+        path.write_bytes(path.read_bytes()[:cut])
+        assert "game" not in containers.vorbis_comments(path)

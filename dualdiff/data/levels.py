@@ -63,7 +63,7 @@ class Levels:
 
 
 class Meter:
-    """Measures a track from its consecutive blocks."""
+    """Measures a track from its consecutive blocks; `frames` is how many frames there were so far."""
 
     def __init__(self, sample_rate: int) -> None:
         self._rate = sample_rate
@@ -73,7 +73,7 @@ class Meter:
         self._open = np.zeros(2)  # power and frames of the step that is not complete
         self._powers = array("d")
         self._sums = np.zeros(5)
-        self._frames = 0
+        self.frames = 0
         self._peak = np.zeros(1)
         self._recent = np.zeros((2, 2 * _REACH), np.float32)
         self._spectrum = np.zeros(_SPECTRUM // 2 + 1)
@@ -84,7 +84,7 @@ class Meter:
         powers = np.zeros(block.shape[1] // self._step + 2)
         done = _survey()(block, self._weight, self._state, self._step, self._open, powers, self._sums)
         self._powers.frombytes(powers[:done].tobytes())
-        self._frames += block.shape[1]
+        self.frames += block.shape[1]
         self._find_peak(block)
         if self._blocks % 2 == 0:
             self._add_spectrum(block[:, :_SPECTRUM])
@@ -97,7 +97,7 @@ class Meter:
         if not len(powers) and self._open[1]:
             powers = self._open[:1] / self._open[1]  # shorter than one step
         peak = float(self._peak[0])
-        count = max(2 * self._frames, 1)
+        count = max(2 * self.frames, 1)
         left, right, clipped, difference, total = self._sums.tolist()
         return Levels(
             loudness_lufs=round(max(gated_lufs(torch.from_numpy(powers)), SILENCE_LUFS), 3),

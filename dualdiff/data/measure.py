@@ -179,18 +179,18 @@ def _measured(path: Path, named: Path, facts: Facts, tags: Mapping[str, str] | N
         meter.update(block.numpy())
         band_meter.add(block[0].add(block[1]).mul_(0.5))
     bands = band_meter.finish()
-    loop = loop_of(bands)
+    loop, duration_s = loop_of(bands), meter.frames / info.sample_rate  # what is there; headers may only guess
     number = facts.path.rpartition("#")[2] if facts.path.rpartition("/")[2] != named.name else ""
     return replace(
         facts,
         title=tidy(tags.get("title", "")) or tidy(f"{named.stem} {number}"),
         album=tidy(tags.get("game", "")) or tidy(tags.get("album", "")),
-        duration_s=info.duration_s,
+        duration_s=duration_s,
         sample_rate=info.sample_rate,
         channels=info.channels,
         fingerprint=to_text(fingerprint_of(bands)),
         loop_s=round(loop.period_s, 2) if loop else 0.0,
-        unique_s=round(unique_duration_s(info.duration_s, loop), 2) if loop else info.duration_s,
+        unique_s=round(unique_duration_s(duration_s, loop), 2) if loop else duration_s,
         **asdict(meter.levels()),
     )
 
