@@ -4,12 +4,13 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from dualdiff.data.loader import PREFETCH, Batch, load
+from dualdiff.data.loader import PREFETCH, Batch, _handed_over, load
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.seeding import Stream
 
@@ -90,7 +91,22 @@ def test_endless_ranges_are_asked_for_only_a_little_ahead() -> None:
     batches = load(Noise(), endless(), 2, start_method="fork")
     next(batches)
     batches.close()
-    assert len(asked) <= 2 * PREFETCH + 1
+    assert len(asked) <= 2 * PREFETCH + 2, "two ahead each, the one used, and the one at hand"
+
+
+def test_the_next_batch_is_at_hand_while_one_is_used():
+    taken = threading.Event()
+
+    def batches():
+        for number in range(4):
+            if number == 1:
+                taken.set()
+            yield number
+
+    handed_over = _handed_over(batches())
+    assert next(handed_over) == 0
+    assert taken.wait(timeout=10), "the second is taken without being asked for"
+    assert list(handed_over) == [1, 2, 3]
 
 
 def test_closing_stops_the_workers() -> None:

@@ -6,15 +6,18 @@ loader only decides who does the work.
 
 import signal
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dualdiff.errors import DualdiffError
+
+Made = TypeVar("Made")
 
 PREFETCH = 2
 """Batches that each worker may be ahead: what bounds the memory."""
@@ -97,12 +100,27 @@ def load(
 
 def _batches(loader: "DataLoader[Batch | DualdiffError]") -> Iterator[Batch | DualdiffError]:
     try:
-        yield from loader
+        yield from _handed_over(iter(loader)) if loader.num_workers else loader
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         hint = "it may have run out of memory, or of shared memory (/dev/shm): use fewer workers or smaller batches"
         raise DualdiffError(f"a process that loads batches died: {error}", hint) from error
+
+
+def _handed_over(batches: Iterator[Made]) -> Iterator[Made]:
+    """The same batches, each taken from its worker by a thread while the one before is used.
+
+    To take a batch from a busy worker needs milliseconds even when it is ready, for which a training need not wait.
+    """
+    with ThreadPoolExecutor(1, "batches") as thread:
+        coming = thread.submit(next, batches, None)
+        try:
+            while (made := coming.result()) is not None:
+                coming = thread.submit(next, batches, None)
+                yield made
+        finally:
+            coming.cancel()
 
 
 def _unchanged(made: Any) -> Any:
