@@ -104,21 +104,8 @@ def _as_utf8(text: str) -> str:
     return text
 
 
-class _File(soundfile.SoundFile):  # type: ignore[misc]
-    """A file as soundfile reads it, but for Ogg and MP3 only forward.
-
-    There libsndfile 1.2 seeks wrongly: in Ogg up to a block beside the wanted sample, and not even back to the start in
-    files cut out of longer ones; in MP3 a seek drops what the next frames still need. And soundfile seeks to where it
-    is after each piece that it reads, unless the file says that it cannot.
-    """
-
-    def seekable(self) -> bool:
-        """Whether a position can be trusted to be found."""
-        return self.format not in ("OGG", "MP3") and bool(super().seekable())
-
-
 class _Reader:
-    """An open audio file, read by position; one that cannot seek is decoded from its beginning instead."""
+    """An open audio file, read by position; one that is not to seek is decoded from its beginning instead."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -183,7 +170,7 @@ def _blame(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be decoded: its audio is damaged or cut off", _MEND) from error
 
 
-def _open(path: Path) -> _File:
+def _open(path: Path) -> soundfile.SoundFile:
     try:
         if path.is_dir():
             raise DataError(f"{path} is a folder, not an audio file")
@@ -191,7 +178,7 @@ def _open(path: Path) -> _File:
             raise DataError(f"{path} is empty (0 bytes)", _MEND)
         if containers.is_cut_off(path):
             raise DataError(f"{path} is cut off: it ends in the middle of its audio", _MEND)
-        file = _File(path)
+        file = soundfile.SoundFile(path)
     except FileNotFoundError as error:
         raise DataError(
             f"{path} does not exist", "check the path; if the music has moved, `dualdiff dataset scan`"
@@ -206,7 +193,19 @@ def _open(path: Path) -> _File:
     if not 0 < file.frames < _ENDLESS:
         file.close()
         raise DataError(f"{path} {'holds no audio' if file.frames <= 0 else 'does not say how long it is'}", _MEND)
+    if file.format in ("OGG", "MP3"):
+        _read_only_forward(file)
     return file
+
+
+def _read_only_forward(file: soundfile.SoundFile) -> None:
+    """Let soundfile take a file for one that cannot seek.
+
+    In Ogg and MP3, libsndfile 1.2 seeks wrongly: in Ogg up to a block beside the wanted sample, and not even back to the
+    start in files cut out of longer ones; in MP3 a seek drops what the next frames still need. And soundfile seeks to
+    where it is after each piece that it reads, unless the file says that it cannot.
+    """
+    file.seekable = lambda: False
 
 
 def read(
