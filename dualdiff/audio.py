@@ -201,9 +201,9 @@ def _open(path: Path) -> soundfile.SoundFile:
 def _read_only_forward(file: soundfile.SoundFile) -> None:
     """Let soundfile take a file for one that cannot seek.
 
-    In Ogg and MP3, libsndfile 1.2 seeks wrongly: in Ogg up to a block beside the wanted sample, and not even back to the
-    start in files cut out of longer ones; in MP3 a seek drops what the next frames still need. And soundfile seeks to
-    where it is after each piece that it reads, unless the file says that it cannot.
+    In Ogg and MP3, libsndfile 1.2 seeks wrongly: in Ogg up to a block beside the wanted sample, and not even back to
+    the start in files cut out of longer ones; in MP3 a seek drops what the next frames still need. And soundfile seeks
+    to where it is after each piece that it reads, unless the file says that it cannot.
     """
     file.seekable = lambda: False
 
