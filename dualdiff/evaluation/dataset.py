@@ -157,10 +157,11 @@ def _notes(hours: float, share_of_game: dict[str, float]) -> list[str]:
         return ["No file is used: there is nothing to learn from yet."]
     suitable = [allowance for allowance in allowances(hours) if allowance.suits]
     names = " or ".join(allowance.preset for allowance in suitable)
-    limits = "; ".join(f"{own.epochs:,} epochs of {own.preset} ({own.steps:,} steps)" for own in suitable)
+    largest_fit = suitable[-1]
+    limit = f"{largest_fit.epochs:,} epochs of {largest_fit.preset} ({largest_fit.steps:,} steps)"
     amount = f"{hours:.1f} hours of music" if hours >= 1 else f"{hours * 60:.0f} minutes of music"
     games = "1 game" if len(share_of_game) == 1 else f"{len(share_of_game):,} games"
-    notes = [f"{amount}, {games}: preset {names}; expect copying beyond {limits}. A rule of thumb, not a measurement."]
+    notes = [f"{amount}, {games}: preset {names}; expect copying beyond {limit}. A rule of thumb, not a measurement."]
     effective = effective_number(list(share_of_game.values()))
     if len(share_of_game) > 1 and effective < 0.75 * len(share_of_game):
         largest = max(share_of_game, key=lambda game: share_of_game[game])
