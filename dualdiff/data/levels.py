@@ -104,7 +104,7 @@ class Meter:
             true_peak_db=round(max(20 * math.log10(peak), SILENCE_DB) if peak > 0 else SILENCE_DB, 3),
             clipped_share=float(f"{clipped / count:.3g}"),
             silence_share=round(float(np.mean(powers < _QUIET_POWER)) if len(powers) else 1.0, 4),
-            bandwidth_hz=round(self._bandwidth_hz()),
+            bandwidth_hz=float(round(self._bandwidth_hz())),
             dual_mono=difference <= DUAL_MONO_SHARE * total,
             dc=float(f"{2 * max(left, right, key=abs) / count:.3g}"),
         )

@@ -217,7 +217,7 @@ def measure_all(
     if processes is None:
         processes = min(_cores(), len(queue) // FILES_PER_PROCESS)
     if processes <= 1:
-        yield from (measure(folder, file) for file in queue)
+        yield from (_on_one_thread(measure, folder, file) for file in queue)
         return
     while queue:
         suspects = yield from _until_a_process_dies(folder, queue, processes, measure)
@@ -228,10 +228,21 @@ def measure_all(
                 yield Facts(path=file.path, bytes=file.bytes, mtime_ns=file.mtime_ns, error=error)
 
 
+def _on_one_thread(measure: Callable[[Path, Found], Facts], folder: Path, file: Found) -> Facts:
+    """Measure a file without more threads: the pieces are small, and threads would mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return measure(folder, file)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _ordered(files: list[Found]) -> list[Found]:
     """The largest files first, so that none is left at the end alone; the others as they come, for an honest ETA."""
     large = sorted(files, key=lambda file: -file.bytes)[: len(files) // 50]
-    return [*large, *(file for file in files if file not in set(large))]
+    paths = {file.path for file in large}
+    return [*large, *(file for file in files if file.path not in paths)]
 
 
 def _until_a_process_dies(
