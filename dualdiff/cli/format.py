@@ -67,7 +67,7 @@ def compare(
 
     opened = open_project(project, overrides or ())
     rows = spread(used(read_ledger(opened.ledger)), count)
-    paths = [opened.path(opened.settings.dataset.folder) / row.path for row in rows]
+    paths = [opened.path(opened.settings.dataset.folder) / row.source for row in rows]
     with console.progress("format test") as progress:
         ways = evaluation.compare(paths, _format(opened), baseline, duration_s=seconds, seed=seed, progress=progress)
     found = [{**vars(way), "real_time_factor": way.real_time_factor} for way in ways]
