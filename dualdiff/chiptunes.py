@@ -1,7 +1,7 @@
 """What game music files without samples of their own say in their headers: how many tunes, how long, how to end.
 
 Byte layouts: SPC with ID666 and extended ID666 tags (snesmusic.org, "SPC File Format v0.31"), NSF (nesdev wiki), GBS
-(ocremix.org, "GBS"), VGM (vgmrips wiki), SAP (asap.sourceforge.net), AY ("ZXAYEMUL"). Only `render` uses this module.
+(ocremix.org, "GBS"), VGM (vgmrips wiki), SAP (asap.sourceforge.net), AY ("ZXAYEMUL").
 """
 
 import gzip

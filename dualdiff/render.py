@@ -81,11 +81,6 @@ def has_ffmpeg() -> bool:
     return shutil.which("ffmpeg") is not None and shutil.which("ffprobe") is not None
 
 
-def count_tunes(path: Path) -> int:
-    """How many tunes a file holds: one, but for some console formats. Raises OSError where it cannot be read."""
-    return chiptunes.count_tunes(path) if path.suffix.lower() in CONSOLE_SUFFIXES else 1
-
-
 def render(path: Path, rendering: Rendering, tune: int = 0) -> tuple[Path, Heard]:
     """Write what a file plays into the cache, as FLAC, unless it is there; give that file and the tune's tags.
 

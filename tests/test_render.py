@@ -66,7 +66,7 @@ def test_an_spc_file_without_a_tag_lasts_as_set(tmp_path: Path) -> None:
 @needs_ffmpeg
 def test_every_tune_of_a_file_is_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.nsf").write_bytes(tunes.nsf(3))
-    assert render.count_tunes(tmp_path / "a.nsf") == 3
+    assert chiptunes.count_tunes(tmp_path / "a.nsf") == 3
     heard = [played(tmp_path / "a.nsf", tunes.nsf(3), tune, length_s=1.0, fade_s=0.5) for tune in range(3)]
     pitches = [pitch_hz(waveform, rate) for waveform, rate, _ in heard]
     assert pitches[0] > pitches[1] > pitches[2]

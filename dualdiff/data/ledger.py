@@ -9,6 +9,7 @@ import typing
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -181,14 +182,27 @@ def row_of(table: Any) -> Row:
         raise DataError(f"its version is {version}, this dualdiff reads {VERSION}", "update dualdiff")
     if isinstance(version, int) and version < VERSION:
         raise DataError(f"its version, {version}, is older than this dualdiff's", _ANEW)
-    for name, kinds in _KINDS.items():
-        if name not in table:
-            raise ValueError(f'"{name}" is missing')
-        if type(table[name]) not in kinds or table[name] not in _CHOICES.get(name, (table[name],)):
+    if problem := _misfit(tuple(table), tuple(map(type, table.values()))):
+        raise ValueError(f'"{problem}" is {json.dumps(table[problem]) if problem in table else "missing"}')
+    for name, choices in _CHOICES.items():
+        if table[name] not in choices:
             raise ValueError(f'"{name}" is {json.dumps(table[name])}')
-    if unknown := table.keys() - _KINDS.keys():
-        raise ValueError(f'"{min(unknown)}" is not a key of the ledger')
     return Row(**table)
+
+
+@lru_cache(maxsize=64)
+def _misfit(names: tuple[str, ...], kinds: tuple[type, ...]) -> str:
+    """The first key of a row that is missing, or of another type; empty if all fit. Most lines look alike.
+
+    Raises:
+        ValueError: there is a key that no row has.
+    """
+    found = dict(zip(names, kinds, strict=True))
+    if problem := next((name for name, allowed in _KINDS.items() if found.get(name) not in allowed), ""):
+        return problem
+    if unknown := found.keys() - _KINDS.keys():
+        raise ValueError(f'"{min(unknown)}" is not a key of the ledger')
+    return ""
 
 
 def _types(hint: Any) -> tuple[type, ...]:

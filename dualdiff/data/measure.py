@@ -10,11 +10,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection, get_context, parent_process
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 
-from dualdiff import audio, render
+from dualdiff import audio, chiptunes, render
 from dualdiff.data.fingerprint import BandMeter, fingerprint_of, to_text
 from dualdiff.data.levels import BLOCK, Meter
 from dualdiff.data.loops import loop_of, unique_duration_s
@@ -104,13 +104,13 @@ def find(folder: Path) -> tuple[list[Found], dict[str, int]]:
             continue
         for entry in entries:
             path = f"{inside}/{entry.name}" if inside else entry.name
-            suffix = PurePosixPath(entry.name).suffix.lower()
+            suffix = os.path.splitext(entry.name)[1].lower()
             if entry.name.startswith("."):
                 continue
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(path)
             elif suffix in audio.AUDIO_SUFFIXES or suffix in render.DEMUXERS:
-                found += _found(entry, path)
+                found += _found(entry, path, suffix)
             else:
                 ignored[suffix] += 1
     return sorted(found, key=lambda file: file.path), dict(ignored.most_common())
@@ -123,7 +123,7 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _found(entry: "os.DirEntry[str]", path: str) -> list[Found]:
+def _found(entry: "os.DirEntry[str]", path: str, suffix: str) -> list[Found]:
     """A file, or each of its tunes."""
     if _printable(path) != path:
         return [Found(path=_printable(path), problem=f"{UNREADABLE}: its name is not valid UTF-8; rename it")]
@@ -131,7 +131,7 @@ def _found(entry: "os.DirEntry[str]", path: str) -> list[Found]:
         status = entry.stat()
         if not entry.is_file():
             return [Found(path=path, problem=f"{UNREADABLE}: it is not a regular file")]
-        tunes = render.count_tunes(Path(entry.path))
+        tunes = chiptunes.count_tunes(Path(entry.path)) if suffix in render.CONSOLE_SUFFIXES else 1
     except OSError as error:
         return [Found(path=path, problem=f"{UNREADABLE}: {error.strerror or error}")]
     if tunes == 1:
