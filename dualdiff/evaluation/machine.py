@@ -126,7 +126,8 @@ def check_ffmpeg() -> Check:
     path = shutil.which("ffmpeg")
     if path:
         return Check("ffmpeg", "ok", path)
-    return Check("ffmpeg", "note", "not here", "it plays m4a, console music (spc, nsf, vgm) and tracker modules for the scan; Debian: apt install ffmpeg")
+    hint = "it turns m4a, console music (spc, nsf, vgm) and modules into flac for the scan; Debian: apt install ffmpeg"
+    return Check("ffmpeg", "note", "not here", hint)
 
 
 def check_compile() -> Check:
