@@ -57,6 +57,7 @@ class Settings:
         crop_s=4.096,
         batch_size=16,
         grad_accum_steps=4,
+        num_workers=2,
         decay_after_steps=20000,
     )
     encode: EncodeConfig = section("encode", EncodeConfig, "tracks to latents")
@@ -71,6 +72,7 @@ class Settings:
         crop_s=40.96,
         batch_size=32,
         grad_accum_steps=4,
+        num_workers=2,
         decay_after_steps=35000,
     )
     generate: GenerateConfig = section("generate", GenerateConfig, "how clips are written")
@@ -92,6 +94,7 @@ NANO: Table = {
         "crop_s": 1.024,
         "batch_size": 8,
         "grad_accum_steps": 1,
+        "num_workers": 0,
         "warmup_steps": 20,
         "decay_after_steps": 100,
         "validate_every": 50,
@@ -105,6 +108,7 @@ NANO: Table = {
         "crop_s": 4.096,
         "batch_size": 16,
         "grad_accum_steps": 1,
+        "num_workers": 0,
         "warmup_steps": 40,
         "decay_after_steps": 200,
         "validate_every": 100,
