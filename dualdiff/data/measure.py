@@ -9,7 +9,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_all_start_methods, get_context, parent_process
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import torch
@@ -250,8 +251,7 @@ def _until_a_process_dies(
 ) -> Generator[Facts, None, list[Found]]:
     """Measure what is in the queue; returns the files that were at work when a process died, if one did."""
     working: dict[Future[Facts], Found] = {}
-    # Processes are spawned: forking one that has used threads, as torch has, can hang.
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start_process)
+    pool = ProcessPoolExecutor(processes, _context(), initializer=_start_process)
     try:
         while queue or working:
             while queue and len(working) < 2 * processes:
@@ -265,6 +265,18 @@ def _until_a_process_dies(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return []
+
+
+def _context() -> BaseContext:
+    """How processes are started: not as forks of this one, which has used threads and could hang.
+
+    Where there is such a thing, they are forks of a process that has imported all they need, and does nothing else.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _start_process() -> None:
