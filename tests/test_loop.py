@@ -78,8 +78,11 @@ def settings(**changes: object) -> TrainConfig:
 
 def fit(folder: Path, objective: Toy | None = None, seed: int = 3, **changes: object) -> Loop:
     run = Run(folder, IDENTITY, "")
-    run.open()
-    loop = Loop(objective or Toy(), Numbers(), settings(**changes), run, make_accelerator(torch.device("cpu")), seed)
+    accelerator = make_accelerator(torch.device("cpu"))
+    if accelerator.is_main_process:  # one of two processes makes the folder, as in a training
+        run.open()
+    accelerator.wait_for_everyone()
+    loop = Loop(objective or Toy(), Numbers(), settings(**changes), run, accelerator, seed)
     loop.fit()
     return loop
 
