@@ -129,8 +129,10 @@ class _Reader:
             kept_first = first
         fresh = self._decode(max(last - self._next, 0))
         self._next += fresh.shape[-1]
-        self._kept = torch.cat([self._kept, fresh], -1) if self._kept.numel() else fresh
-        self._kept = self._kept[:, first - kept_first :]
+        if first == kept_first + self._kept.shape[-1]:  # nothing of what was kept is wanted again
+            self._kept = fresh
+        else:
+            self._kept = torch.cat([self._kept, fresh], -1)[:, first - kept_first :]
         return self._kept[:, : last - first]
 
     def _go_to(self, first: int) -> None:

@@ -37,11 +37,11 @@ DUAL_MONO_SHARE = 1e-6
 BANDWIDTH_DB = -80.0
 """A track's bandwidth ends where its mean spectrum falls this far below its highest point, for good."""
 
-BLOCK = 1 << 15
+BLOCK = 1 << 16
 """Frames that are looked at together."""
 
 _QUIET_POWER = 10 ** ((QUIET_LUFS + 0.691) / 10)
-_SPECTRUM = 4096  # frames of a spectrum; one is taken of every other block
+_SPECTRUM = 4096  # frames of a spectrum; one is taken of every block
 _REACH = 80  # frames on either side that decide what lies between two
 _LIKELY = 0.8  # what is this far below the highest peak between samples, by a short filter, is not looked at closer
 
@@ -77,7 +77,6 @@ class Meter:
         self._peak = np.zeros(1)
         self._recent = np.zeros((2, 2 * _REACH), np.float32)
         self._spectrum = np.zeros(_SPECTRUM // 2 + 1)
-        self._blocks = 0
 
     def update(self, block: Samples) -> None:
         """Take note of the next block, (2, N) with N up to `BLOCK`, of finite samples."""
@@ -86,9 +85,7 @@ class Meter:
         self._powers.frombytes(powers[:done].tobytes())
         self.frames += block.shape[1]
         self._find_peak(block)
-        if self._blocks % 2 == 0:
-            self._add_spectrum(block[:, :_SPECTRUM])
-        self._blocks += 1
+        self._add_spectrum(block[:, :_SPECTRUM])
 
     def levels(self) -> Levels:
         """What the blocks so far come to."""
