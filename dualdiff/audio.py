@@ -17,7 +17,7 @@ from types import TracebackType
 import soundfile
 import torch
 
-from dualdiff import containers
+from dualdiff import containers, vorbis
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.types import Waveform
 from dualdiff.waveforms import (
@@ -105,11 +105,12 @@ def _as_utf8(text: str) -> str:
 
 
 class _Reader:
-    """An open audio file, read by position; one that is not to seek is decoded from its beginning instead."""
+    """An open audio file, read by position; one that is not to seek is decoded from before that position instead."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = _open(path)
+        self._decoder = self.file  # of all of the file, or of what follows some place in it
         self._next = 0  # the frame that the decoder gives next
         self._kept = torch.empty(0, 0)  # the last frames given, which end at _next
 
@@ -119,13 +120,14 @@ class _Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        self._decoder.close()
         self.file.close()
 
     def frames(self, first: int, last: int) -> Waveform:
         """Frames `first` to `last` of the file, (file's channels, last - first), at its own rate."""
         kept_first = self._next - self._kept.shape[-1]
         if not kept_first <= first <= self._next:
-            self._go_to(first)
+            self._go_to(first, last)
             kept_first = first
         fresh = self._decode(max(last - self._next, 0))
         self._next += fresh.shape[-1]
@@ -135,22 +137,40 @@ class _Reader:
             self._kept = torch.cat([self._kept, fresh], -1)[:, first - kept_first :]
         return self._kept[:, : last - first]
 
-    def _go_to(self, first: int) -> None:
+    def _go_to(self, first: int, last: int) -> None:
+        """Let the decoder give frame `first` next; it will have to give frames up to `last`."""
         self._kept = torch.empty(0, 0)
         if self.file.seekable():
             with _blame(self.path):
                 self.file.seek(first)
         else:
-            if first < self._next:
-                self.file.close()
-                self.file, self._next = _open(self.path), 0
+            if not 0 <= first - self._next <= _PIECE:
+                self._start_before(first, last)
             for position in range(self._next, first, _PIECE):
                 self._decode(min(_PIECE, first - position))
         self._next = first
 
+    def _start_before(self, first: int, last: int) -> None:
+        """Begin to decode as shortly before a frame as can be: in Ogg Vorbis nearby, else at the start of the file."""
+        part = vorbis.spliced(self.path, first)
+        if part is not None:
+            with suppress(soundfile.LibsndfileError):
+                decoder = soundfile.SoundFile(part)
+                if part.first_frame + decoder.frames >= last:  # libsndfile ends where it believes the file to
+                    self._take(decoder, part.first_frame)
+                    return
+        if first < self._next:
+            self._take(_open(self.path), 0)
+
+    def _take(self, decoder: soundfile.SoundFile, first_frame: int) -> None:
+        _read_only_forward(decoder)
+        if self._decoder is not self.file:
+            self._decoder.close()
+        self._decoder, self._next = decoder, first_frame
+
     def _decode(self, count: int) -> Waveform:
         with _blame(self.path):
-            decoded = torch.from_numpy(self.file.read(count, dtype="float32", always_2d=True))
+            decoded = torch.from_numpy(self._decoder.read(count, dtype="float32", always_2d=True))
         audio = decoded.T
         missing = count - audio.shape[-1]
         if missing > (_GUESSED * self.file.frames if self.file.format == "MP3" else 0):

@@ -21,6 +21,7 @@ LAYERS = {
     "tomledit": 1,
     "files": 1,
     "containers": 1,
+    "vorbis": 1,
     "waveforms": 1,
     "audio": 1,
     "chiptunes": 1,
@@ -45,7 +46,19 @@ LAYERS = {
 }
 # In a layer with an order, a unit also imports from those before it.
 ORDERED = [
-    ("config", "tomledit", "files", "containers", "waveforms", "audio", "chiptunes", "render", "device", "games"),
+    (
+        "config",
+        "tomledit",
+        "files",
+        "containers",
+        "vorbis",
+        "waveforms",
+        "audio",
+        "chiptunes",
+        "render",
+        "device",
+        "games",
+    ),
     ("store", "pipeline", "clips", "data"),
     ("training", "evaluation"),
     ("settings", "checks", "stages"),
