@@ -178,7 +178,7 @@ class _Reader:
                 f"{self.path} is cut off: it announces {self.file.frames} frames and ends earlier",
                 _MEND,
             )
-        if not torch.isfinite(decoded.sum(dtype=torch.float64)):  # in one pass
+        if not torch.isfinite(decoded.sum()):  # in one pass
             raise DataError(f"{self.path} holds samples that are not finite numbers (NaN or infinity)", _MEND)
         return audio
 
@@ -249,13 +249,14 @@ def read(
         last = total if duration_s is None else min(total, first + round(duration_s * sample_rate))
         if not 0 <= first < last:
             raise DataError(f"{path} lasts {total / sample_rate:.1f} s: there is no excerpt of it at {start_s:g} s", "")
-        return mix_channels(_resampled(reader, ratio, first, last), channels)
+        return mix_channels(_resampled(reader, ratio, first, last), channels).contiguous()
 
 
 def blocks(path: Path | str, *, sample_rate: int, block_s: float) -> Iterator[Waveform]:
     """Read a file as stereo in consecutive blocks of `block_s` (the last one shorter), in bounded memory.
 
-    The blocks joined equal `read` of the whole file. Raises as `read`. An MP3 may end up to 1 % before its header says.
+    The blocks joined equal `read` of the whole file, but may lie in memory as the file has them, channels in turn.
+    Raises as `read`. An MP3 may end up to 1 % before its header says.
     """
     length = max(1, round(block_s * sample_rate))
     with _Reader(Path(path)) as reader:

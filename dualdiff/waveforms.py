@@ -58,7 +58,7 @@ def mix_channels(audio: Waveform, channels: int) -> Waveform:
         audio = weights / weights.sum(1, keepdim=True) @ audio
     if channels == 1:
         return audio.mean(0, keepdim=True)
-    return audio.expand(channels, -1).contiguous()
+    return audio.expand(channels, -1)
 
 
 def loudness_lufs(waveform: Waveform, sample_rate: int) -> float:

@@ -101,6 +101,7 @@ class BandMeter:
         starts = torch.tensor([self._low_start(frame) for frame in range(_PIECE)])
         self._frames = starts[:, None] + torch.arange(len(window))
         self._piece = int(self._frames[-1, -1]) + 1  # lowered samples of a piece
+        self._hop = self._low_rate / FRAMES_PER_S
         self._taps = _low_pass(self._step)
         self._weights = _band_weights(self._low_rate, self._n_fft)
         self._held = torch.zeros(len(self._taps) - _TAPS // 2 * self._step)
@@ -146,7 +147,9 @@ class BandMeter:
 
     def _measure(self, low: Tensor) -> Tensor:
         """Shape and power of the frames of a piece, (_PIECE, BANDS + 1)."""
-        spectrum = torch.fft.rfft(low[self._frames].mul_(self._window), self._n_fft)
+        regular = self._hop == int(self._hop)  # then frames are a view, which is faster
+        frames = low.unfold(0, len(self._window), int(self._hop)) if regular else low[self._frames]
+        spectrum = torch.fft.rfft(frames * self._window, self._n_fft)
         parts = torch.view_as_real(spectrum).flatten(1)[:, : len(self._weights)]  # real and imaginary in turn
         bands = parts.square() @ self._weights
         mean = bands.mean(1, keepdim=True)
