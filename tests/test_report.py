@@ -1,6 +1,7 @@
 """The report: one page that needs nothing else, with every name escaped; opened in a browser where one is installed."""
 
 import base64
+import hashlib
 import itertools
 import re
 import shutil
@@ -12,8 +13,8 @@ import pytest
 
 from dualdiff.errors import UsageError
 from dualdiff.evaluation.charts import BAR_ROWS, COLOURS, POINTS, figure, number, ticks
-from dualdiff.evaluation.finding import Bars, Finding, Histogram, Lines, Picture, Sheet
-from dualdiff.evaluation.report import MOST_ROWS, OPEN_ROWS, STYLE, page, write_report
+from dualdiff.evaluation.finding import Bars, Finding, Histogram, Lines, Picture, Scatter, Sheet, Sound
+from dualdiff.evaluation.report import MOST_ROWS, OPEN_ROWS, STYLE, document, page, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 BROWSERS_OWN = re.compile(r"https?://[\w.-]+\.(google|googleapis)\.com/")
@@ -28,6 +29,8 @@ CHARTS = [
     Histogram(title="lengths", unit="s", values=[1.0, 2.0, 2.5, 9.0]),
     Lines(title="loss", series={EVIL: [(1, 1.0), (2, 0.5)], "other": [(2, 0.7), (4, 0.2)]}),
     Picture(title="picture", png=PNG, words=EVIL),
+    Scatter(title="map", words=EVIL, places={EVIL: (1.0, 2.0), "other": (-1.0, 0.5)}),
+    Sound(title="sound", content=b"fLaC", suffix=".flac", words=EVIL),
 ]
 
 
@@ -67,14 +70,14 @@ def test_a_page_has_no_script_and_nothing_from_elsewhere():
     assert "script" not in found.names
     assert "link" not in found.names
     assert not [name for name, _ in found.attributes if name.startswith("on") or name == "href"]
-    assert [value[:15] for name, value in found.attributes if name == "src"] == ["data:image/png;"]
+    assert [value[:15] for name, value in found.attributes if name == "src"] == ["data:image/png;", "data:audio/flac"]
     assert not re.search(r"url\(|@import", STYLE)
     assert "default-src 'none'" in page(finding())
 
 
 def test_names_are_shown_as_they_are():
     found = Elements(page(finding()))
-    assert found.text.count("<script>fetch(") >= 7
+    assert found.text.count("<script>fetch(") >= 9
     assert "音" in found.text
     assert page(finding(path=Path("/music/\udcff.ogg"))).encode("utf-8")
 
@@ -148,6 +151,26 @@ def test_the_style_has_every_colour_of_the_lines():
     assert all(STYLE.count(f"--s{index}:") == 2 for index in range(COLOURS))
 
 
+def test_a_scatter_keeps_directions_and_shows_names_that_do_not_cover_each_other():
+    chart = figure(Scatter(title="t", words="", places={"a": (0.0, 0.0), "b": (0.0, 1e-6), "c": (2.0, 1.0)}))
+    xs, ys = (
+        [float(value) for value in re.findall(rf'<circle[^>]* {axis}="([\d.]+)"', chart)] for axis in ("cx", "cy")
+    )
+    assert xs[0] == xs[1] < xs[2]
+    assert ys[2] < ys[0] == pytest.approx(ys[1], abs=0.1)
+    assert (xs[2] - xs[0]) == pytest.approx(2 * (ys[0] - ys[2]), abs=0.5)
+    assert re.findall(r"<text[^>]*>(.)</text>", chart) == ["a", "c"]
+    assert chart.count("<title>") == 3
+
+
+def test_one_script_may_run_and_no_other():
+    text = document("t", "<p>body", script="let x = '音'")
+    digest = base64.b64encode(hashlib.sha256("let x = '音'".encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert Elements(text).names.count("script") == 1
+    assert "script" not in document("t", "<p>body")
+
+
 def test_ticks_are_round_and_inside():
     assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
     assert ticks(-27.4, -9.4, 4) == [-25, -20, -15, -10]
@@ -191,7 +214,7 @@ def test_a_browser_shows_the_page_and_asks_for_nothing(tmp_path):
     asked, shown = requests_of(tmp_path / "report.html", tmp_path / "one")
     assert asked == set()
     assert "<h1>dataset.jsonl</h1>" in shown
-    assert shown.count("<svg") == 3
+    assert shown.count("<svg") == 4
 
     careless = tmp_path / "careless.html"
     careless.write_text('<img src="http://127.0.0.1:9/x.png">')

@@ -1,13 +1,13 @@
 """Charts as SVG inside HTML: drawn with the page's own colours, without a script."""
 
-import base64
 import math
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
-from dualdiff.evaluation.finding import Bars, Chart, Histogram, Lines, Picture
+from dualdiff.evaluation.finding import Bars, Chart, Histogram, Lines, Picture, Scatter, Sound
+from dualdiff.evaluation.players import data_uri, player
 
 WIDTH, HEIGHT = 640, 240
 """Of a chart, in its own units: it is scaled to the page."""
@@ -24,7 +24,10 @@ TALL_ROWS = 8
 BAR_HEIGHT = 28
 LABEL_WIDTH, VALUE_WIDTH = 190, 92
 LETTERS = 24
-"""Of a bar's label."""
+"""Of a label."""
+
+LABEL_MARGIN = 150
+"""On both sides of a scatter, for names."""
 
 COLOURS = 6
 """That the page has for lines; see `report`."""
@@ -38,13 +41,21 @@ LOG_SPAN = 100.0
 
 def figure(chart: Chart) -> str:
     """A chart as an HTML figure."""
-    drawers = {Bars: _bars, Histogram: _histogram, Lines: _lines, Picture: _picture}
+    drawers = {Bars: _bars, Histogram: _histogram, Lines: _lines, Picture: _picture, Scatter: _scatter, Sound: _sound}
     body: str = drawers[type(chart)](chart)  # type: ignore[operator]
     is_tall = isinstance(chart, Bars) and len(chart.values) > TALL_ROWS
     shape = ' class="wide"' if isinstance(chart, Picture) else ' class="tall"' if is_tall else ""
-    unit = "by step" if isinstance(chart, Lines) else "" if isinstance(chart, Picture) else chart.unit
+    unit = _beside_the_title(chart)
     caption = escape(chart.title) + (f" <small>{escape(unit)}</small>" if unit else "")
     return f"<figure{shape}><figcaption>{caption}</figcaption>{body}</figure>"
+
+
+def _beside_the_title(chart: Chart) -> str:
+    if isinstance(chart, Bars | Histogram):
+        return chart.unit
+    if isinstance(chart, Lines):
+        return "by step"
+    return "" if isinstance(chart, Picture) else chart.words
 
 
 def number(value: float) -> str:
@@ -205,5 +216,30 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _picture(chart: Picture) -> str:
-    content = base64.b64encode(chart.png).decode("ascii")
-    return f'<img alt="{escape(chart.words)}" src="data:image/png;base64,{content}">'
+    return f'<img alt="{escape(chart.words)}" src="{data_uri(chart.png, ".png")}">'
+
+
+def _sound(chart: Sound) -> str:
+    return player(chart.content, chart.suffix, f"{chart.title} {chart.words}".strip())
+
+
+def _scatter(chart: Scatter) -> str:
+    """A dot per name on axes of one scale; a name is left out where another stands, and always shown on pointing."""
+    if not chart.places:
+        return "<p>no places</p>"
+    xs, ys = zip(*chart.places.values(), strict=True)
+    half = max(max(xs) - min(xs), (max(ys) - min(ys)) * WIDTH / (2 * HEIGHT)) * 0.55 or 1.0
+    scale = (WIDTH / 2 - LABEL_MARGIN) / half
+    middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []
+    for name, (x, y) in chart.places.items():
+        across, down = WIDTH / 2 + (x - middle_x) * scale, HEIGHT - (y - middle_y) * scale
+        parts.append(
+            f'<circle class="s0" cx="{across:.1f}" cy="{down:.1f}" r="4"><title>{escape(name)}</title></circle>'
+        )
+        box = (across + 8, down, across + 8 + 7 * min(len(name), LETTERS))
+        if not any(abs(box[1] - other[1]) < 14 and box[0] < other[2] and other[0] < box[2] for other in taken):
+            taken.append(box)
+            parts.append(_text(box[0], down + 4, _shortened(name), kind="label"))
+    return _svg(2 * HEIGHT, parts, chart.title)

@@ -50,7 +50,26 @@ class Picture:
     words: str
 
 
-Chart: TypeAlias = Bars | Histogram | Lines | Picture
+@dataclass(frozen=True, kw_only=True)
+class Scatter:
+    """Places in a plane, by name; what the axes mean in words."""
+
+    title: str
+    words: str
+    places: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """A piece of audio to play: the bytes of a file, what kind of file (`players.MEDIA`), and what it is in words."""
+
+    title: str
+    content: bytes
+    suffix: str
+    words: str
+
+
+Chart: TypeAlias = Bars | Histogram | Lines | Picture | Scatter | Sound
 
 
 @dataclass(frozen=True, kw_only=True)

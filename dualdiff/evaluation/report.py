@@ -1,5 +1,7 @@
 """A finding as one HTML page that needs nothing else: no script, no other file, no network; light and dark."""
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -20,8 +22,8 @@ MOST_ROWS = 2000
 TILE_LETTERS = 14
 """A fact with at most so many letters is shown large."""
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""What the page may load, enforced by the browser: its own style and pictures, and nothing else."""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+"""What the page may load, enforced by the browser: its own style, pictures and audio, and nothing else."""
 
 STYLE = """
 :root { color-scheme: light dark; --page: #f7f6f3; --card: #fff; --ink: #1d2126; --soft: #646b75; --line: #e2e0da;
@@ -63,6 +65,7 @@ svg text.label { fill: var(--ink); font-size: 12.5px; }
 .bar { fill: var(--bar); } .rest { fill: var(--rest); }
 .grid { stroke: var(--line); } .axis { stroke: var(--soft); } .mark { stroke: var(--mark); stroke-width: 1.5; }
 polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
+audio { display: block; width: 100%; height: 40px; }
 img { display: block; width: 100%; height: auto; border-radius: 6px; background: #fafaf8; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 6px 0 0; padding: 0; list-style: none;
   color: var(--soft); font-size: 13px; }
@@ -108,30 +111,37 @@ def page(finding: Finding) -> str:
     name = finding.path.resolve().name
     charts = finding.charts()
     parts = [
-        f"<header><p class=kind>{_shown(finding.kind)}</p><h1>{_shown(name)}</h1>"
-        f"<p class=path>{_shown(finding.path.resolve())}</p></header>",
+        f"<header><p class=kind>{shown(finding.kind)}</p><h1>{shown(name)}</h1>"
+        f"<p class=path>{shown(finding.path.resolve())}</p></header>",
         _tiles(finding),
         _notes(finding.notes),
         f'<h2>at a glance</h2><div class="charts">{"".join(map(figure, charts))}</div>' if charts else "",
         *map(_table, (*_long_facts(finding), *finding.sheets)),
         f"<footer>dualdiff {__version__}{_next(finding.next)}</footer>",
     ]
-    title = f"{_shown(name)} · {_shown(finding.kind)}"
+    return document(f"{name} · {finding.kind}", "\n".join(filter(None, parts)))
+
+
+def document(title: str, body: str, style: str = "", script: str = "") -> str:
+    """A whole page around a body of HTML; of scripts, exactly the one given may run, and it may load nothing either."""
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    policy = f"{POLICY}; script-src 'sha256-{digest}'" if script else POLICY
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style></head>\n<body><main>\n" + "\n".join(filter(None, parts)) + "\n"
-        "</main></body></html>\n"
+        f"<title>{shown(title)}</title>\n<style>{STYLE}{style}</style></head>\n<body><main>\n{body}\n</main>"
+        + (f"<script>{script}</script>" if script else "")
+        + "</body></html>\n"
     )
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as escaped HTML: numbers grouped, lists and tables in a line; bytes of a name that are no text marked."""
     if isinstance(value, dict):
-        return ", ".join(f"{_shown(key)}: {_shown(item)}" for key, item in value.items())
+        return ", ".join(f"{shown(key)}: {shown(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_shown, value))
+        return ", ".join(map(shown, value))
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -144,12 +154,12 @@ def _shown(value: Any) -> str:
 
 
 def _is_short(value: Any) -> bool:
-    return not isinstance(value, dict | list | tuple) and len(_shown(value)) <= TILE_LETTERS
+    return not isinstance(value, dict | list | tuple) and len(shown(value)) <= TILE_LETTERS
 
 
 def _tiles(finding: Finding) -> str:
     tiles = [
-        f"<div><dt>{_shown(name)}</dt><dd>{_shown(value)}</dd></div>"
+        f"<div><dt>{shown(name)}</dt><dd>{shown(value)}</dd></div>"
         for name, value in finding.facts.items()
         if _is_short(value)
     ]
@@ -157,7 +167,7 @@ def _tiles(finding: Finding) -> str:
 
 
 def _notes(notes: Sequence[str]) -> str:
-    return f'<div class="notes">{"".join(f"<p>{_shown(note)}</p>" for note in notes)}</div>' if notes else ""
+    return f'<div class="notes">{"".join(f"<p>{shown(note)}</p>" for note in notes)}</div>' if notes else ""
 
 
 def _long_facts(finding: Finding) -> list[Sheet]:
@@ -166,7 +176,7 @@ def _long_facts(finding: Finding) -> list[Sheet]:
 
 
 def _next(command: str) -> str:
-    return f" · next: <code>{_shown(command)}</code>" if command else ""
+    return f" · next: <code>{shown(command)}</code>" if command else ""
 
 
 def _table(sheet: Sheet) -> str:
@@ -177,7 +187,7 @@ def _table(sheet: Sheet) -> str:
 
     def cells(tag: str, row: Sequence[Any]) -> str:
         kinds = (' class="n"' if flush_right else "" for flush_right in is_number)
-        return "".join(f"<{tag}{kind}>{_shown(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+        return "".join(f"<{tag}{kind}>{shown(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in sheet.rows[:MOST_ROWS])
     table = f'<div class="scroll"><table><thead><tr>{cells("th", sheet.columns)}</tr></thead>{body}</table></div>'
@@ -185,5 +195,5 @@ def _table(sheet: Sheet) -> str:
     if count > MOST_ROWS:
         table += f"<p>the first {MOST_ROWS:,} of {count:,}; <code>dualdiff inspect --json</code> has all</p>"
     if count <= OPEN_ROWS:
-        return f"<section><h2>{_shown(sheet.title)}</h2>{table}</section>"
-    return f"<details><summary>{_shown(sheet.title)}<small>{count:,} rows</small></summary>{table}</details>"
+        return f"<section><h2>{shown(sheet.title)}</h2>{table}</section>"
+    return f"<details><summary>{shown(sheet.title)}<small>{count:,} rows</small></summary>{table}</details>"
