@@ -18,7 +18,7 @@ from dualdiff.errors import UsageError, did_you_mean
 from dualdiff.progress import Progress, silent
 from dualdiff.seeding import Stream
 from dualdiff.store import SIGMA_DATA, Model, load_model
-from dualdiff.types import Latents, Waveform
+from dualdiff.types import Latents, Quality, Waveform
 
 MAX_LENGTH_S = 3600.0
 """The longest clip, seconds: what fits into memory on an ordinary machine."""
@@ -35,6 +35,7 @@ class GenerateConfig:
     steps: int = setting(24, "steps of the sampler", minimum=1)
     rho: float = setting(7.0, "how the steps crowd towards low noise", minimum=1)
     sigma_max: float = setting(80.0, "noise level to start from", above=0)
+    quality: Literal["draft", "default", "high"] = setting("default", "how much work the way back to sound takes")
     cfg_scale: float = setting(2.0, "guidance: 1 none, more follows the games more closely", minimum=0)
     cfg_sigma_min: float = setting(0.0, "guidance acts above this noise level", minimum=0)
     cfg_sigma_max: float = setting(1000.0, "guidance acts up to this noise level", above=0)
@@ -105,11 +106,18 @@ class Pipeline:
         padded = torch.nn.functional.pad(waveform, (0, missing))[None].to(self.device)
         return self.model.space.normalise(self.model.vae_model.encode(self.format.encode(padded)))
 
-    def decode(self, latents: Latents, seed: int = 0, progress: Progress = silent) -> Waveform:
+    def decode(
+        self,
+        latents: Latents,
+        seed: int = 0,
+        quality: Quality = "default",
+        circular: bool = False,
+        progress: Progress = silent,
+    ) -> Waveform:
         """Normalised latents (1, C, F, N) to a waveform (2, T) at the format's loudness, on the CPU."""
         with torch.inference_mode():
             sample = self.model.vae_model.vae.decode(self.model.space.restore(latents))
-        return self.format.decode(sample, seed=seed, progress=progress)[0].cpu()
+        return self.format.decode(sample, seed=seed, quality=quality, circular=circular, progress=progress)[0].cpu()
 
     def generate(
         self,
@@ -145,7 +153,7 @@ class Pipeline:
         latents = SAMPLERS[config.sampler](
             denoise, noise, sigmas, lambda done, total: progress(done, total, "sampling")
         )
-        waveform = self.decode(latents, seed=Stream(seed).seed_for("phase"))[
+        waveform = self.decode(latents, seed=Stream(seed).seed_for("phase"), quality=config.quality)[
             :, : round(length_s * self.format.sample_rate)
         ]
         recipe = {

@@ -16,7 +16,7 @@ from dualdiff.config import read, setting
 from dualdiff.formats import FORMATS
 from dualdiff.progress import Progress, silent
 from dualdiff.settings import Settings
-from dualdiff.types import Sample, Waveform
+from dualdiff.types import Quality, Sample, Waveform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,16 @@ class Folded:
         """(B, 2, T) to (B, 2, rows, N)."""
         return waveform.unflatten(-1, (-1, self.bins)).transpose(-1, -2) * self.config.scale
 
-    def decode(self, sample: Sample, *, seed: int = 0, progress: Progress = silent) -> Waveform:
-        """(B, 2, rows, N) to (B, 2, T)."""
+    def decode(
+        self,
+        sample: Sample,
+        *,
+        seed: int = 0,
+        quality: Quality = "default",
+        circular: bool = False,
+        progress: Progress = silent,
+    ) -> Waveform:
+        """(B, 2, rows, N) to (B, 2, T); exact, so that there is nothing to choose."""
         return sample.transpose(-1, -2).flatten(-2) / self.config.scale
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dualdiff.cli import console
-from dualdiff.cli.options import HERE, Force, Overrides, ProjectDir, open_or_defaults
+from dualdiff.cli.options import HERE, Force, Overrides, ProjectDir, QualityOption, open_or_defaults
 
 if TYPE_CHECKING:
     from dualdiff.settings import Project
@@ -46,6 +46,7 @@ def generate(
     steps: Steps = None,
     sampler: Sampler = None,
     cfg: Scale = None,
+    quality: QualityOption = None,
     out: Out = None,
     kind: Kind = None,
     model: ModelDir = None,
@@ -68,6 +69,7 @@ def generate(
     from dualdiff.pipeline import Pipeline
 
     recipe = {"length_s": length, "steps": steps, "sampler": sampler, "cfg_scale": cfg, "loudness_lufs": loudness}
+    recipe |= {"quality": quality}
     if from_:
         _refuse_beside_from(
             {"game": game, "init": init, "seed": seed, "count": count if count > 1 else None, "strength": strength}

@@ -17,6 +17,9 @@ Overrides: TypeAlias = Annotated[
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Write the result as JSON, for programs.")]
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite files that exist already.")]
+QualityOption: TypeAlias = Annotated[
+    str | None, typer.Option("--quality", metavar="QUALITY", help="Work on the way back: draft, default or high.")
+]
 
 HERE = Path()
 

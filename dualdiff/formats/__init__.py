@@ -6,7 +6,7 @@ import torch
 
 from dualdiff.formats.mel import MelFormat
 from dualdiff.progress import Progress, silent
-from dualdiff.types import Sample, Waveform
+from dualdiff.types import Quality, Sample, Waveform
 
 
 class Format(Protocol):
@@ -31,8 +31,20 @@ class Format(Protocol):
         """(B, 2, T) to (B, 2, F, N)."""
         ...
 
-    def decode(self, sample: Sample, *, seed: int = 0, progress: Progress = silent) -> Waveform:
-        """(B, 2, F, N) to (B, 2, T); the same seed gives the same waveform, whatever else is in the batch."""
+    def decode(
+        self,
+        sample: Sample,
+        *,
+        seed: int = 0,
+        quality: Quality = "default",
+        circular: bool = False,
+        progress: Progress = silent,
+    ) -> Waveform:
+        """(B, 2, F, N) to (B, 2, T); the same seed gives the same waveform, whatever else is in the batch.
+
+        A `circular` sample is a loop, whose first frame follows its last: T is then N hop_length, and the waveform
+        goes on from its end to its start without a seam. A format whose way back is exact has but one quality.
+        """
         ...
 
     def frequencies(self) -> torch.Tensor:

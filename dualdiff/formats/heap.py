@@ -19,6 +19,7 @@ def integrate(
     phase: npt.NDArray[np.float64],
     known_frames: int,
     floor: float,
+    circular: bool = False,
 ) -> None:
     """Fill `phase` in place, outward from what is known and from each loudest cell, by the trapezoidal rule.
 
@@ -30,12 +31,13 @@ def integrate(
             when it is below the floor or the loudest of its island.
         known_frames: how many frames stay as they are.
         floor: the least magnitude that is integrated.
+        circular: whether the first frame follows the last.
     """
     order = np.argsort(-magnitude, axis=None, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size)
     audible = int(np.count_nonzero(magnitude >= floor))
-    _compiled()(order[:audible], rank.reshape(magnitude.shape), per_frame, per_bin, phase, known_frames)
+    _compiled()(order[:audible], rank.reshape(magnitude.shape), per_frame, per_bin, phase, known_frames, circular)
 
 
 def spread(
@@ -45,6 +47,7 @@ def spread(
     per_bin: npt.NDArray[np.float32],
     phase: npt.NDArray[np.float64],
     known_frames: int,
+    circular: bool,
 ) -> None:
     """The loop of `integrate`: `order` lists the audible cells by loudness, `rank` says where each cell is in it."""
     frames, bins = rank.shape
@@ -68,6 +71,8 @@ def spread(
             n, k = cell // bins, cell % bins
         for step_n, step_k in ((1, 0), (-1, 0), (0, 1), (0, -1)):
             m, j = n + step_n, k + step_k
+            if circular:
+                m %= frames
             if 0 <= m < frames and 0 <= j < bins and not settled[m, j]:
                 along_frames = 0.5 * step_n * (per_frame[n, k] + per_frame[m, j])
                 along_bins = 0.5 * step_k * (per_bin[n, k] + per_bin[m, j])
@@ -82,7 +87,8 @@ def _compiled() -> Callable[..., Any]:
     import numba
 
     cells, slopes = numba.int64[::1], numba.float32[:, ::1]
-    signature = numba.void(cells, numba.int64[:, ::1], slopes, slopes, numba.float64[:, ::1], numba.int64)
+    arguments = (cells, numba.int64[:, ::1], slopes, slopes, numba.float64[:, ::1], numba.int64, numba.boolean)
+    signature = numba.void(*arguments)
     try:
         function: Callable[..., Any] = numba.njit(signature, cache=True)(spread)
     except (RuntimeError, OSError):  # numba finds no folder for its cache, or cannot write to it

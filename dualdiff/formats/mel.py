@@ -18,10 +18,10 @@ from dualdiff.config import setting
 from dualdiff.formats.phase import Recovery, recover
 from dualdiff.formats.stft import Stft, cut, hann_power_window, magnitude, reflected
 from dualdiff.progress import Progress, silent
-from dualdiff.types import Sample, Waveform
+from dualdiff.types import Quality, Sample, Waveform
 
-ITERATIONS = {"pghi": 40, "fgla": 400}
-"""Of each way back, unless set."""
+ITERATIONS = {"pghi": {"draft": 10, "default": 40, "high": 100}, "fgla": {"draft": 100, "default": 400, "high": 1000}}
+"""Of each way back and quality, unless set."""
 ENCODE_STDS = 5.0
 """Half the length of the window that encodes, in standard deviations: beyond are 4e-6 of its peak."""
 DECODE_STDS = 4.0
@@ -53,7 +53,7 @@ class MelConfig:
     mean: float = setting(1.3135, "mean of the powered magnitudes over music at that loudness")
     scale: float = setting(0.4933, "their standard deviation", above=0)
     phase: Literal["pghi", "fgla"] = setting("pghi", "how the phase is found on the way back: fast, or the reference")
-    phase_iterations: int = setting(-1, "iterations on the way back; -1 is 40 for pghi, 400 for fgla", minimum=-1)
+    phase_iterations: int = setting(-1, "iterations on the way back; -1 is as the quality wants it", minimum=-1)
 
     def __post_init__(self) -> None:
         if self.n_fft % 2:
@@ -132,9 +132,23 @@ class MelFormat:
         return sample.sub_(self.config.mean).div_(self.config.scale).view(batch, channels, self.bins, frames)
 
     @torch.no_grad()
-    def decode(self, sample: Sample, *, seed: int = 0, progress: Progress = silent) -> Waveform:
-        """(B, 2, F, N) to (B, 2, T), T = (N - 1) hop_length; the same seed gives each item the same waveform alone."""
-        recovery, inverse = self._recovery
+    def decode(
+        self,
+        sample: Sample,
+        *,
+        seed: int = 0,
+        quality: Quality = "default",
+        circular: bool = False,
+        progress: Progress = silent,
+    ) -> Waveform:
+        """(B, 2, F, N) to (B, 2, T), T = (N - 1) hop_length, or N hop_length of a loop, which is `circular`.
+
+        The same seed gives each item the same waveform alone.
+        """
+        stft, inverse = self._transform
+        config = self.config
+        iterations = ITERATIONS[config.phase][quality] if config.phase_iterations < 0 else config.phase_iterations
+        recovery = Recovery(stft, iterations, config.window_std if config.phase == "pghi" else None)
         waveforms = []
         for index, item in enumerate(sample):
 
@@ -144,7 +158,7 @@ class MelFormat:
             def linear(first: int, last: int, item: Tensor = item) -> Tensor:
                 return (self.mel(item[..., first:last]).transpose(-1, -2) @ inverse).clamp_min_(0)
 
-            waveforms.append(recover(linear, item.shape[-1], recovery, seed=seed, progress=tell))
+            waveforms.append(recover(linear, item.shape[-1], recovery, seed=seed, circular=circular, progress=tell))
         return torch.stack(waveforms)
 
     def mel(self, sample: Sample) -> Tensor:
@@ -153,17 +167,14 @@ class MelFormat:
         return powered.clamp_min_(0).pow_(1 / self.config.magnitude_power)
 
     @cached_property
-    def _recovery(self) -> tuple[Recovery, Tensor]:
-        """How the phase is found, and the matrix (F, bins of its transform) from mel to linear magnitudes."""
+    def _transform(self) -> tuple[Stft, Tensor]:
+        """The transform of the way back, and the matrix (F, its bins) from mel to linear magnitudes."""
         config = self.config
-        iterations = ITERATIONS[config.phase] if config.phase_iterations < 0 else config.phase_iterations
-        if config.phase == "fgla":
-            stft = Stft(self.window, config.n_fft, config.hop_length, self.device)
-            return Recovery(stft, iterations), mel_inverse(self.filters, config.n_fft).to(self.device)
-        shortest = 2 * DECODE_STDS * config.window_std
-        length = min(2 ** math.ceil(math.log2(shortest)), config.n_fft)
+        length = config.n_fft
+        if config.phase == "pghi":
+            length = min(2 ** math.ceil(math.log2(2 * DECODE_STDS * config.window_std)), config.n_fft)
         stft = Stft(cut(self.window, length // 2), length, config.hop_length, self.device)
-        return Recovery(stft, iterations, config.window_std), mel_inverse(self.filters, length).to(self.device)
+        return stft, mel_inverse(self.filters, length).to(self.device)
 
 
 def _to_mel(frequency_hz: float) -> float:

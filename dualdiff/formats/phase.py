@@ -6,15 +6,16 @@ Letters: N frames, F frequency bins, T time; magnitudes are (2, N, F), left and 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from dualdiff.formats.heap import integrate
-from dualdiff.formats.stft import Stft, reflected, to_unit
-from dualdiff.progress import Progress
+from dualdiff.formats.stft import Stft, to_unit
+from dualdiff.progress import Progress, silent
 from dualdiff.seeding import Stream
 from dualdiff.types import Waveform
 
@@ -26,6 +27,8 @@ AUDIBLE = 1e-4
 """Cells this far below the loudest, as a factor, get a random phase to start from instead of an integrated one."""
 CHUNK_FRAMES = 256
 """Frames that go through an iteration together: few enough to stay in the processor's cache."""
+OVERLAP_SPANS = 4
+"""Pieces overlap by so many spans of the frames that cover one audio sample."""
 MAX_CELLS = 6_000_000
 """N F of the longest piece that is recovered as one, in some 500 MB: 45 s of the fast method, 15 s of the reference."""
 
@@ -42,7 +45,7 @@ class Recovery:
     window_std: float | None = None
     """Standard deviation of the (nearly Gaussian) window, audio samples, to start from integrated phases; or None."""
 
-    def start(self, magnitudes: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
+    def start(self, magnitudes: Tensor, known: Tensor | None, generator: torch.Generator, circular: bool) -> Tensor:
         """Unit spectra to start from, (1, N, F), shared by both channels; `known` spectra (1, K, F) come first."""
         frames, bins = magnitudes.shape[1:]
         if self.window_std is None:
@@ -54,25 +57,27 @@ class Recovery:
         if known is not None:
             known_frames = known.shape[1]
             phase[:known_frames] = known[0].angle().cpu()
-        per_frame, per_bin = phase_gradient(mid, self.stft, self.window_std)
+        per_frame, per_bin = phase_gradient(mid, self.stft, self.window_std, circular)
         floor = max(mid.max().item() * AUDIBLE, 1e-30)
-        integrate(mid.numpy(), per_frame.numpy(), per_bin.numpy(), phase.numpy(), known_frames, floor)
+        integrate(mid.numpy(), per_frame.numpy(), per_bin.numpy(), phase.numpy(), known_frames, floor, circular)
         return torch.complex(phase.cos().float(), phase.sin().float())[None].to(magnitudes.device)
 
 
-def phase_gradient(magnitude: Tensor, stft: Stft, window_std: float) -> tuple[Tensor, Tensor]:
+def phase_gradient(magnitude: Tensor, stft: Stft, window_std: float, circular: bool = False) -> tuple[Tensor, Tensor]:
     """Both partial derivatives of the phase of (N, F) magnitudes, as a Gaussian window ties them to the magnitudes.
 
     Prusa et al. 2017, with lambda = 2 pi std^2, hop a, n_fft M, and phases that count from the start of a window of W
     samples: along frames (a M / lambda) d ln|X|/dk + 2 pi a k / M, wrapped to one turn; along bins
-    -(lambda / (a M)) d ln|X|/dn - pi W / M. Central differences, one-sided at the borders. Returns (N, F) twice.
+    -(lambda / (a M)) d ln|X|/dn - pi W / M. Central differences, one-sided at the borders (but for the frames of a
+    loop, which is `circular`). Returns (N, F) twice.
     """
     ratio = stft.hop_length * stft.n_fft / (2 * math.pi * window_std**2)
     log = magnitude.clamp_min(max(magnitude.max().item() * 1e-10, 1e-30)).log_()
     bins = torch.arange(log.shape[1], device=log.device, dtype=torch.float64)
     turns = stft.hop_length * bins / stft.n_fft
     advance = (2 * math.pi * (turns - turns.round())).float()
-    return ratio * _slope(log, 1) + advance, _slope(log, 0) / -ratio - 2 * math.pi * stft.half / stft.n_fft
+    rise = (log.roll(-1, 0) - log.roll(1, 0)) / 2 if circular else _slope(log, 0)
+    return ratio * _slope(log, 1) + advance, rise / -ratio - 2 * math.pi * stft.half / stft.n_fft
 
 
 def _slope(values: Tensor, dim: int) -> Tensor:
@@ -83,31 +88,73 @@ def _slope(values: Tensor, dim: int) -> Tensor:
     return slope
 
 
-def recover(linear: Linear, frames: int, recovery: Recovery, *, seed: int, progress: Progress) -> Waveform:
-    """A waveform (2, (frames - 1) hop_length) whose spectrogram is near the magnitudes.
+def recover(
+    linear: Linear, frames: int, recovery: Recovery, *, seed: int, circular: bool = False, progress: Progress
+) -> Waveform:
+    """A waveform (2, T) near the magnitudes: T = (frames - 1) hop_length, or frames hop_length of a loop.
 
     Long ones are recovered in pieces that overlap: a piece begins with the spectra that the one before ended with, held
-    through its iterations, so that both agree where they are crossfaded.
+    through its iterations, so that both agree where they are crossfaded. A long loop ends with its beginning, likewise.
     """
     stft = recovery.stft
-    overlap, margin = 4 * stft.overlaps, stft.overlaps // 2
+    overlap = OVERLAP_SPANS * stft.overlaps
     longest = max(MAX_CELLS // (stft.n_fft // 2 + 1), 4 * overlap)
-    pieces = max(1, math.ceil((frames - overlap) / (longest - overlap)))
+    if frames < (1 if circular else 2):
+        return stft.window.new_zeros(2, 0)
+    if frames <= longest:
+        start = recovery.start(magnitudes := linear(0, frames), None, _generator(seed, 0), circular)
+        return polish(stft, magnitudes, start, recovery.iterations, circular=circular, progress=progress)
+    if not circular:
+        return _in_pieces(linear, frames, recovery, seed, longest, overlap, False, progress)
+
+    def around(first: int, last: int) -> Tensor:
+        if last <= frames:
+            return linear(first, last)
+        return torch.cat([linear(first, frames), linear(0, last - frames)], 1)
+
+    waveform = _in_pieces(around, frames + overlap, recovery, seed, longest, overlap, True, progress)
+    length = frames * stft.hop_length
+    return _joined(waveform[:, length:], waveform[:, :length], 0, *_fade(stft, overlap // 2))
+
+
+def _generator(seed: int, piece: int) -> torch.Generator:
+    return Stream(seed).at("phase", piece).torch("start")
+
+
+def _in_pieces(
+    linear: Linear,
+    frames: int,
+    recovery: Recovery,
+    seed: int,
+    longest: int,
+    overlap: int,
+    returns: bool,
+    progress: Progress,
+) -> Waveform:
+    """What `recover` does where one piece would be too long; `returns` if its last frames are its first ones again."""
+    stft, hop = recovery.stft, recovery.stft.hop_length
+    pieces = math.ceil((frames - overlap) / (longest - overlap))
     step = math.ceil((frames - overlap) / pieces)
     whole = stft.window.new_zeros(2, 0)
-    if frames < 2:
-        return whole
     for piece in range(pieces):
-        first = piece * step
-        last = frames if piece == pieces - 1 else first + step + overlap
-        held = _spectra(whole, stft, first, first + overlap // 2) if piece else None
-        generator = Stream(seed).at("phase", piece).torch("start")
+        first, is_last = piece * step, piece == pieces - 1
+        last = frames if is_last else first + step + overlap
+        held = {0: _spectra(whole, stft, first, first + overlap // 2)} if piece else {}
+        known = held[0].mean(0, keepdim=True) if piece else None
+        if returns and is_last:
+            held[last - first - overlap // 2] = _spectra(whole, stft, overlap // 2, overlap)
         magnitudes = linear(first, last)
-        start = recovery.start(magnitudes, None if held is None else held.mean(0, keepdim=True), generator)
-        part = polish(stft, magnitudes, start, recovery.iterations, held=held, progress=_share(progress, piece, pieces))
-        fade_frames = (first + margin, first + overlap // 2 - margin) if piece else (0, 0)
-        whole = _joined(whole, part, first * stft.hop_length, *(frame * stft.hop_length for frame in fade_frames))
+        start = recovery.start(magnitudes, known, _generator(seed, piece), False)
+        share = _share(progress, piece, pieces)
+        part = polish(stft, magnitudes, start, recovery.iterations, held=held, progress=share)
+        whole = _joined(whole, part, first * hop, *(first * hop + time for time in _fade(stft))) if piece else part
     return whole
+
+
+def _fade(stft: Stft, later: int = 0) -> tuple[int, int]:
+    """From when to when pieces are crossfaded, in audio samples: well within the frames that both share."""
+    margin, half = stft.overlaps // 2, OVERLAP_SPANS * stft.overlaps // 2
+    return (later + margin) * stft.hop_length, (later + half - margin) * stft.hop_length
 
 
 def _share(progress: Progress, piece: int, pieces: int) -> Progress:
@@ -127,8 +174,6 @@ def _spectra(waveform: Waveform, stft: Stft, first: int, last: int) -> Tensor:
 
 def _joined(before: Waveform, after: Waveform, start: int, fade_start: int, fade_stop: int) -> Waveform:
     """`before`, crossfaded between two times into `after`, which begins at `start`."""
-    if not before.shape[-1]:
-        return after
     weight = torch.linspace(0, 1, fade_stop - fade_start, device=after.device)
     faded = torch.lerp(before[:, fade_start:fade_stop], after[:, fade_start - start : fade_stop - start], weight)
     return torch.cat([before[:, :fade_start], faded, after[:, fade_stop - start :]], -1)
@@ -141,7 +186,14 @@ def stereo_weight(iteration: int, iterations: int) -> float:
 
 
 def polish(
-    stft: Stft, magnitudes: Tensor, start: Tensor, iterations: int, *, held: Tensor | None, progress: Progress
+    stft: Stft,
+    magnitudes: Tensor,
+    start: Tensor,
+    iterations: int,
+    *,
+    held: Mapping[int, Tensor] = MappingProxyType({}),
+    circular: bool = False,
+    progress: Progress = silent,
 ) -> Waveform:
     """Fast Griffin-Lim: y = iSTFT(P_i A_i), R_i = STFT(y), P_{i+1} = unit(R_i - MOMENTUM R_{i-1}).
 
@@ -153,31 +205,39 @@ def polish(
         magnitudes: (2, N, F).
         start: P_0, (1, N, F), complex.
         iterations: how many; with 0 the start is taken as it is.
-        held: spectra (2, K, F) that the first K frames keep through all iterations, or None.
+        held: spectra (2, K, F) that K frames from the one of the key on keep through all iterations.
+        circular: whether the first frame follows the last.
         progress: told after each iteration.
     """
     frames = magnitudes.shape[1]
-    envelope = stft.envelope(frames)
+    envelope = stft.envelope(frames, circular)
     previous = torch.zeros_like(start)
     waveform: Waveform | None = None
     for iteration in range(iterations + 1):
         weight = stereo_weight(iteration, iterations)
         if weight > 0 and len(previous) == 1:
             previous = previous.repeat(2, 1, 1)
-        padded = None if waveform is None else reflected(waveform, stft.half).expand(len(previous), -1)
+        padded = None if waveform is None else stft.padded(waveform, circular).expand(len(previous), -1)
         buffer = stft.empty(len(previous), frames)
         for first in range(0, frames, CHUNK_FRAMES):
             last = min(first + CHUNK_FRAMES, frames)
             unit = start[:, first:last] if padded is None else _next(stft, padded, previous, first, last)
             spectra = unit * _annealed(magnitudes[:, first:last], weight)
-            if held is not None and first < held.shape[1]:
-                kept = held[:, first:last]
-                spectra[:, : kept.shape[1]] = kept if len(spectra) == 2 else kept.mean(0)
+            for begin, kept in held.items():
+                _hold(spectra, kept, begin - first)
             stft.add(buffer, spectra, first)
-        waveform = stft.finished(buffer, envelope)
+        waveform = stft.finished(buffer, envelope, circular)
         progress(iteration + 1, iterations + 1)
     assert waveform is not None
     return waveform
+
+
+def _hold(spectra: Tensor, kept: Tensor, begin: int) -> None:
+    """Put what is kept, (2, K, F), in the place of frames from `begin` on, as far as they are there."""
+    first, last = max(begin, 0), min(begin + kept.shape[1], spectra.shape[1])
+    if first < last:
+        part = kept[:, first - begin : last - begin]
+        spectra[:, first:last] = part if len(spectra) == 2 else part.mean(0)
 
 
 def _next(stft: Stft, padded: Waveform, previous: Tensor, first: int, last: int) -> Tensor:

@@ -32,6 +32,12 @@ def reflected(waveform: Waveform, margin: int) -> Waveform:
     return waveform[:, torch.minimum(place, period - place) if length > 1 else place]
 
 
+def wrapped(waveform: Waveform, margin: int) -> Waveform:
+    """(C, T) to (C, T + 2 margin), a loop that goes on at both ends, as often as a margin beyond T needs."""
+    place = torch.arange(-margin, waveform.shape[-1] + margin, device=waveform.device) % waveform.shape[-1]
+    return waveform[:, place]
+
+
 def magnitude(spectra: Tensor) -> Tensor:
     """|spectra|, several times faster than `abs`, which guards against overflow. Overwrites its input."""
     parts = torch.view_as_real(spectra).square_()
@@ -50,7 +56,8 @@ class Stft:
     """A centred transform: frame n is weighted by the window around audio sample n * hop_length.
 
     The window's length W is even and at most `n_fft`; its phase counts from the window's first sample. With
-    `hop_length` samples between frames, N frames stand for (N - 1) hop_length samples on the way back.
+    `hop_length` samples between frames, N frames stand for (N - 1) hop_length samples on the way back, and for
+    N hop_length samples of a loop, which is `circular`.
     """
 
     def __init__(self, window: Tensor, n_fft: int, hop_length: int, device: str | torch.device = "cpu") -> None:
@@ -59,8 +66,12 @@ class Stft:
         self.overlaps = -(-len(window) // hop_length)
         """How many frames cover one audio sample, at most."""
 
+    def padded(self, waveform: Waveform, circular: bool = False) -> Waveform:
+        """(C, T) to (C, T + 2 half): what its first and last frames see beyond its ends."""
+        return (wrapped if circular else reflected)(waveform, self.half)
+
     def spectra(self, padded: Waveform, first: int, last: int) -> Tensor:
-        """Frames `first` to `last` of a waveform already `reflected` by `half`, (C, last - first, F), complex."""
+        """Frames `first` to `last` of a waveform already `padded`, (C, last - first, F), complex."""
         start = first * self.hop_length
         part = padded[:, start : start + (last - first - 1) * self.hop_length + len(self.window)]
         spectra: Tensor = torch.fft.rfft(part.unfold(-1, len(self.window), self.hop_length) * self.window, n=self.n_fft)
@@ -83,14 +94,22 @@ class Stft:
         for shift in range(self.overlaps):
             buffer[:, first + shift : first + shift + parts.shape[1]] += parts[:, :, shift]
 
-    def envelope(self, frames: int) -> Tensor:
-        """What the windows, squared, of so many frames add up to, in a buffer of one channel."""
+    def envelope(self, frames: int, circular: bool = False) -> Tensor:
+        """What the windows, squared, of so many frames add up to, (1, T)."""
         buffer = self.empty(1, frames)
         self._add(buffer, self.window.square().expand(1, frames, -1), 0)
-        return buffer.clamp_min_(1e-8)
+        return self._laid_out(buffer, circular).clamp_min(1e-8)
 
-    def finished(self, buffer: Tensor, envelope: Tensor) -> Waveform:
-        """The least-squares waveform of the frames in a buffer (Griffin and Lim 1984), (C, (N - 1) hop_length)."""
+    def finished(self, buffer: Tensor, envelope: Tensor, circular: bool = False) -> Waveform:
+        """The least-squares waveform of the frames in a buffer (Griffin and Lim 1984), (C, T)."""
+        return self._laid_out(buffer, circular).div_(envelope)
+
+    def _laid_out(self, buffer: Tensor, circular: bool) -> Tensor:
+        """A copy of what lies in a buffer, (C, T); in a loop, what lies beyond the ends is added at the other end."""
         frames = buffer.shape[1] - self.overlaps + 1
-        waveform = (buffer / envelope).flatten(1)
-        return waveform[:, self.half : self.half + (frames - 1) * self.hop_length]
+        flat = buffer.flatten(1)
+        if not circular:
+            return flat[:, self.half : self.half + (frames - 1) * self.hop_length].clone()
+        length = frames * self.hop_length
+        turns = torch.nn.functional.pad(flat, (0, -flat.shape[-1] % length)).view(len(flat), -1, length)
+        return turns.sum(1).roll(-self.half, -1)
