@@ -18,6 +18,7 @@ from dualdiff.data.ledger import Row, read_ledger, used
 from dualdiff.data.loader import Batch
 from dualdiff.device import compile_in_place, select_device, select_precision
 from dualdiff.errors import DataError
+from dualdiff.evaluation.mix import fit_mix, save_mix
 from dualdiff.files import hash_of
 from dualdiff.formats import FORMATS, Format
 from dualdiff.models import VAE, UNet
@@ -158,6 +159,7 @@ def train_unet(project: Project, progress: Progress = silent) -> TrainResult:
         tracks = [(track.game, _seconds(index, track.columns)) for track in index.tracks_of("train")]
         card = _card(settings.project.name, facts, tracks)
         save_unet(model, vae_model, unet, weights, {**facts, **_needed_to_generate(index, space)}, card)
+        save_mix(model, fit_mix(index))
 
     steps = train(objective, source, config, run, accelerator, seed=seed, export=export, progress=progress)
     return TrainResult(run.folder, model, steps)

@@ -5,13 +5,14 @@
     vae.json        architecture and ancestry;  vae.safetensors the weights
     unet.json       architecture, ancestry, latent statistics;  unet.safetensors the weights
     labels.json     the games, in the order of the UNet's labels
+    mix.json        what hears how much a clip is like each game;  mix.safetensors the numbers; not in every model
     README.md       the model card
 
 A hash covers a part's JSON and weights and its parents' hashes, so that two parts belong together or are refused.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,30 @@ def _save_part(
 
 def _part_hash(folder: Path, part: str, description: Mapping[str, Any]) -> str:
     return hash_of({"json": description, "weights": sha256_of(folder / f"{part}.safetensors")})
+
+
+def add_part(
+    folder: Path,
+    part: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    parents: Sequence[str],
+    facts: Mapping[str, Any],
+) -> None:
+    """Add a part to a whole model folder, or replace it; `parents` are the parts that it belongs to."""
+    found = read_model_json(folder)
+    parts = found["parts"]
+    digest = _save_part(folder, part, config, tensors, {name: parts[name] for name in parents}, facts)
+    write_json_atomically(folder / "model.json", {**found, "parts": {**parts, part: digest}})
+
+
+def read_part(folder: Path, part: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description and the tensors of a part of a model folder.
+
+    Raises:
+        DataError: it is missing, broken, or does not belong to the others.
+    """
+    return _read_part(folder, part, read_model_json(folder)["parts"])
 
 
 def _finish(folder: Path, parts: Mapping[str, str], card: str) -> None:

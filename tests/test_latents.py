@@ -20,7 +20,7 @@ from torch import nn
 from dualdiff import audio
 from dualdiff.data import encode as encode_module
 from dualdiff.data.crops import at_loudness
-from dualdiff.data.encode import Encoded, encode_tracks
+from dualdiff.data.encode import Encoded, encode_tracks, latents_of
 from dualdiff.data.latents import EncodeConfig, LatentCrops, LatentIndex, Variant, check
 from dualdiff.data.ledger import Row
 from dualdiff.data.loader import load
@@ -564,6 +564,15 @@ def test_a_crop_is_the_slice_it_is_named_for_normalised_with_its_label(encoded: 
         assert label.tolist() == [float(path.startswith(game)) for game in index.games]
     assert len(drawn) > 30, "shifts and variants are drawn too"
     assert {variant for _, variant in drawn} == set(map(str, VARIANTS))
+
+
+def test_audio_at_hand_is_encoded_as_the_tracks_are(encoded: Path, rows: list[Row], music: Path, vae: TinyVAE) -> None:
+    row = rows[1]
+    waveform = at_loudness(audio.read(music / row.path, sample_rate=RATE), row, vae.format.config.loudness_lufs)
+    found = latents_of(waveform.split(777, dim=-1), vae)
+    assert torch.allclose(found, whole(row, music, vae, 0), atol=1e-4)
+    with pytest.raises(DataError, match="shorter than a column"):
+        latents_of([waveform[:, :100]], vae)
 
 
 def test_normalised_latents_have_the_standard_deviation_of_diffusion(encoded: Path) -> None:

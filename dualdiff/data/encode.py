@@ -242,6 +242,23 @@ def _collect(
         done_s(frames * plan.frame_s)
 
 
+def latents_of(waveforms: Iterable[Waveform], vae: TrackEncoder) -> Latents:
+    """The latents (C, F, N) of audio at the format's rate and loudness, given in blocks; as `encode_tracks` makes them.
+
+    Raises:
+        DataError: it is shorter than a column of latents.
+    """
+    plan = _plan(vae, EncodeConfig(offsets=1))
+    pieces = []
+    for window in windows(_samples(waveforms, vae.format, plan), plan.piece, plan.context):
+        first, last = window.before // plan.reduction, (window.before + window.length) // plan.reduction
+        sample = window.tensor[..., : window.tensor.shape[-1] // plan.reduction * plan.reduction]
+        pieces += [vae.encode(sample)[0, :, :, first:last].cpu()] if sample.shape[-1] else []
+    if not sum(piece.shape[-1] for piece in pieces):
+        raise DataError("the audio is shorter than a column of latents", "take a longer piece")
+    return torch.cat(pieces, dim=-1)
+
+
 def _index(rows: Sequence[Row], out_folder: Path, plan: _Plan, old: LatentIndex | None) -> LatentIndex:
     """The index of the latents of all rows.
 
