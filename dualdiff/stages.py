@@ -36,6 +36,10 @@ HELD_OUT = 8
 """Held-out crops that a training measures itself on."""
 
 
+SIGMA_MIN = 0.002
+"""The lowest noise level where latents have no known noise of their own (EDM, table 1)."""
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What a training leaves: its run folder, its model folder, and how many steps it took in all."""
@@ -187,7 +191,10 @@ def latent_space(index: LatentIndex, vae_model: VAEModel) -> LatentSpace:
     """How latents are normalised, and sigma_min: the VAE's own noise in normalised units.
 
     For modes of the intended RMS r/sqrt(r^2 + 1) that is sigma_data/r; here it is taken from the RMS that they have.
+    Where the VAE learns a variance of its own for each latent there is no such level.
     """
+    if vae_model.vae.config.latent_variance == "learned":
+        return LatentSpace(mean=index.mean, std=index.std, sigma_min=SIGMA_MIN)
     rms = torch.tensor(index.std).square().mean().sqrt().item()
     return LatentSpace(mean=index.mean, std=index.std, sigma_min=SIGMA_DATA * vae_model.vae.noise_std / rms)
 

@@ -15,6 +15,7 @@ from dualdiff.models.layers import (
     mp_cat,
     mp_silu,
     mp_sum,
+    normalise_after_updates_only,
     position_channels,
     renormalise,
     unit,
@@ -82,6 +83,18 @@ def test_renormalise_restores_the_sphere_without_changing_the_output() -> None:
     for parameter in layer.parameters():
         rms = parameter.flatten(1).square().mean(1).sqrt()
         assert torch.allclose(rms, torch.ones_like(rms), atol=2e-4)
+
+
+def test_normalisation_after_updates_only_keeps_the_output_but_not_the_projection() -> None:
+    torch.manual_seed(0)
+    layer, x = MPConv(6, 5), torch.randn(2, 6, 4, 4)
+    before = layer(x)
+    normalise_after_updates_only(layer)
+    torch.testing.assert_close(layer(x), before, rtol=1e-3, atol=1e-3)
+    layer(x).square().sum().backward()
+    assert layer.weight.grad is not None
+    along = (layer.weight.grad * layer.weight).sum((1, 2, 3))
+    assert along.abs().min() > 1e-3, "the gradient keeps its part along the weight"
 
 
 def test_baked_weights_give_the_same_output() -> None:

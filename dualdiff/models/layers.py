@@ -58,10 +58,12 @@ class MPConv(nn.Module):
 
     The stored weight is raw, N(0, 1) at first. The forward pass normalises it differentiably, which projects the
     gradient onto the sphere; `renormalise` puts the stored weight back on the sphere after each optimizer step (EDM2
-    section 2.3); `bake` stores the used weight once and for all, for inference.
+    section 2.3); `bake` stores the used weight once and for all, for inference. Where `normalises` is False, the
+    forward pass takes the stored weight as it is, and the gradient keeps its part along the weight.
     """
 
     baked: bool
+    normalises: bool
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
         super().__init__()
@@ -69,14 +71,14 @@ class MPConv(nn.Module):
         weight = torch.randn(shape)
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last) if kernel else weight)
         self.padding = kernel // 2
-        self.baked = False
+        self.baked, self.normalises = False, True
 
     def used_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight as the forward pass applies it: rows of unit norm."""
         if self.baked:
             return self.weight.to(dtype)
-        dims = tuple(range(1, self.weight.ndim))
-        return (unit(self.weight, dims) / math.sqrt(self.weight[0].numel())).to(dtype)
+        rows = unit(self.weight, tuple(range(1, self.weight.ndim))) if self.normalises else self.weight
+        return (rows / math.sqrt(self.weight[0].numel())).to(dtype)
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         """(B, in, F, N) to (B, out, F, N), or (B, in) to (B, out), times `gain`.
@@ -94,6 +96,14 @@ def renormalise(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, MPConv) and not layer.baked:
             layer.weight.copy_(unit(layer.weight, tuple(range(1, layer.weight.ndim))))
+
+
+def normalise_after_updates_only(module: nn.Module) -> None:
+    """Let the forward pass take the stored weights as they are; `renormalise` alone keeps them on the sphere."""
+    renormalise(module)
+    for layer in module.modules():
+        if isinstance(layer, MPConv):
+            layer.normalises = False
 
 
 @torch.no_grad()
@@ -212,13 +222,14 @@ class Block(nn.Module):
         return F.hardtanh(x, -ACTIVATION_LIMIT, ACTIVATION_LIMIT)  # a clamp whose gradient is one kernel, not four
 
 
-def position_channels(frequencies: Tensor) -> Tensor:
+def position_channels(frequencies: Tensor, with_octave: bool = True) -> Tensor:
     """The two constant input channels, (1, 2, F, 1): log2 of the row's frequency, z-scored, and ones.
 
-    They tell a convolution its pitch, and give it an offset in place of the bias that no layer has.
+    They tell a convolution its pitch, and give it an offset in place of the bias that no layer has. Without the
+    octave, that channel is zero: the network then knows no row from another but by the borders.
     """
     octave = torch.log2(frequencies.double())
-    octave = (octave - octave.mean()) / octave.std(correction=0)
+    octave = (octave - octave.mean()) / octave.std(correction=0) * with_octave
     return torch.stack([octave.float(), torch.ones_like(octave).float()])[None, :, :, None]
 
 

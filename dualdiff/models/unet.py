@@ -21,6 +21,7 @@ from dualdiff.models.layers import (
     mp_cat,
     mp_silu,
     mp_sum,
+    normalise_after_updates_only,
     position_channels,
     with_positions,
 )
@@ -41,6 +42,8 @@ class UNetConfig:
     head_channels: int = setting(64, "channels of an attention head", minimum=8)
     embedding_channels: int = setting(256, "width of the noise and label embedding", minimum=16)
     dropout: float = setting(0.0, "share of activations dropped in training", minimum=0, below=1)
+    frequency_position: bool = setting(True, "tell each row of the latents its frequency")
+    normalise_in_forward: bool = setting(True, "normalise weights in every forward pass, not only after updates")
 
 
 class UNet(nn.Module):
@@ -57,7 +60,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config, self.channels, self.games = config, channels, games
         self.compute_dtype = torch.float32
-        self.register_buffer("positions", position_channels(frequencies), persistent=False)
+        self.register_buffer("positions", position_channels(frequencies, config.frequency_position), persistent=False)
         widths = [config.base_channels * mult for mult in config.channel_mults]
         width = config.embedding_channels
         self.noise_features = FourierFeatures(widths[0])
@@ -69,6 +72,8 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(self._decoder(widths))
         self.output = MPConv(widths[0], channels)
         self.output_gain = nn.Parameter(torch.zeros(()))
+        if not config.normalise_in_forward:
+            normalise_after_updates_only(self)
 
     def _block(
         self, level: int, source: int, target: int, kind: Any, resample: Any = "keep", attend: bool = True

@@ -15,6 +15,9 @@ from dualdiff.config import setting
 from dualdiff.models.layers import Block, MPConv, position_channels, with_positions
 from dualdiff.types import Latents, Sample
 
+LOG_RATIO_LIMIT = 7.0
+"""A learned standard deviation stays within e^7 of where it starts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
@@ -29,6 +32,10 @@ class VAEConfig:
     decoder_blocks: int = setting(3, "blocks per level on the way out", minimum=1)
     latent_channels: int = setting(4, "channels of the latents", minimum=1)
     target_snr: float = setting(16.0, "amplitude of a latent over its noise (r)", above=0)
+    latent_variance: Literal["fixed", "learned"] = setting(
+        "fixed", "one variance for every latent, or one that the encoder says for each"
+    )
+    frequency_position: bool = setting(True, "tell each row of samples and latents its frequency")
 
 
 class VAE(nn.Module):
@@ -36,6 +43,7 @@ class VAE(nn.Module):
 
     A latent is N(mu, v) with v = 1/(r^2 + 1) for the target signal-to-noise ratio r, so that drawn latents have unit
     variance when mu has RMS r/sqrt(r^2 + 1). `encode` gives the mode mu, `draw` a latent as the decoder is trained on.
+    With a learned variance, the diagonal Gaussian of common VAEs, the encoder also says v, which starts there.
     """
 
     Config = VAEConfig
@@ -49,13 +57,16 @@ class VAE(nn.Module):
         self.reduction = 1 << (len(config.channel_mults) - 1)
         rows = frequencies.double().log2().view(-1, self.reduction).mean(1).exp2()
         self.latent_frequencies = rows
-        self.register_buffer("positions", position_channels(frequencies), persistent=False)
-        self.register_buffer("latent_positions", position_channels(rows), persistent=False)
+        self.register_buffer("positions", position_channels(frequencies, config.frequency_position), persistent=False)
+        self.register_buffer("latent_positions", position_channels(rows, config.frequency_position), persistent=False)
         widths = [config.base_channels * mult for mult in config.channel_mults]
         self.encoder = nn.Sequential(*self._encoder(channels + 2, widths))
         self.decoder = nn.Sequential(*self._decoder(channels, widths))
         self.latent_gain = nn.Parameter(torch.ones(()))
         self.sample_gain = nn.Parameter(torch.ones(()))
+        if config.latent_variance == "learned":
+            self.variance = MPConv(widths[-1], config.latent_channels)
+            self.variance_gain = nn.Parameter(torch.zeros(()))
 
     def _encoder(self, channels: int, widths: list[int]) -> Iterator[nn.Module]:
         yield MPConv(channels, widths[0])
@@ -81,7 +92,7 @@ class VAE(nn.Module):
 
     @property
     def noise_std(self) -> float:
-        """The standard deviation of every latent: 1/sqrt(r^2 + 1)."""
+        """The standard deviation of every latent, 1/sqrt(r^2 + 1); that which a learned one starts from."""
         return 1 / math.sqrt(self.config.target_snr**2 + 1)
 
     @property
@@ -94,13 +105,25 @@ class VAE(nn.Module):
 
     def encode(self, sample: Sample) -> Latents:
         """The mode of the latents: (B, C, F, N) to (B, latent channels, F/8, N/8); N a multiple of 8."""
-        mode: Tensor = self.encoder(with_positions(sample, self.positions).to(self.compute_dtype)).float()
-        return mode * self.latent_gain
+        return self.posterior(sample)[0]
 
-    def draw(self, mode: Latents, generator: torch.Generator) -> Latents:
+    def posterior(self, sample: Sample) -> tuple[Latents, Tensor]:
+        """The mode of the latents and their standard deviation, which fits the mode's shape."""
+        seen = self._seen(sample)
+        mode: Tensor = self.encoder[-1](seen).float() * self.latent_gain
+        if self.config.latent_variance == "fixed":
+            return mode, mode.new_tensor(self.noise_std)
+        log_ratio = (self.variance(seen).float() * self.variance_gain).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return mode, self.noise_std * log_ratio.exp()
+
+    def _seen(self, sample: Sample) -> Tensor:
+        """What the encoder sees before its last layer."""
+        seen: Tensor = self.encoder[:-1](with_positions(sample, self.positions).to(self.compute_dtype))
+        return seen
+
+    def draw(self, mode: Latents, std: Tensor, generator: torch.Generator) -> Latents:
         """The mode plus the latents' own noise."""
-        noise = torch.randn(mode.shape, generator=generator, device=generator.device).to(mode.device)
-        return mode + self.noise_std * noise
+        return mode + std * torch.randn(mode.shape, generator=generator, device=generator.device).to(mode.device)
 
     def decode(self, latents: Latents) -> Sample:
         """(B, latent channels, F/8, N/8) to (B, C, F, N)."""

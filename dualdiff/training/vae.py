@@ -59,10 +59,11 @@ class VAEObjective:
         """The mean loss of waveforms (B, 2, T); see the class."""
         with torch.no_grad():
             sample = self.format.encode(batch.tensors["waveform"])
-        mode = self.model.vae.encode(sample)
-        drawn = self.model.vae.draw(mode, place.stream.torch("latents"))
+        mode, std = self.model.vae.posterior(sample)
+        drawn = self.model.vae.draw(mode, std, place.stream.torch("latents"))
         terms = self._distance(self.model.vae.decode(drawn), sample, place.stream.torch("blocks"))
-        divergence = kl_to_unit(drawn)
+        is_fixed = self.model.vae.config.latent_variance == "fixed"
+        divergence = kl_to_unit(drawn) if is_fixed else kl_of_gaussians(mode, std)
         u = self.model.log_variance
         total = (terms["reconstruction"] / u.exp() + u) + self.config.kl_weight * divergence
         scalars = {**terms, "kl": divergence, "log_variance": u, "latent_std": drawn.std()}
@@ -108,3 +109,9 @@ def kl_to_unit(drawn: Latents) -> Tensor:
     flat = drawn.flatten(1)
     m, q = flat.mean(1), flat.square().mean(1)
     return (m.square() + q - 1 - q.log()).mean()
+
+
+def kl_of_gaussians(mode: Latents, std: Tensor) -> Tensor:
+    """(mu^2 + v - 1 - ln v)/2, the divergence of N(mu, v) from N(0, 1), averaged over elements."""
+    variance = std.square()
+    return (mode.square() + variance - 1 - variance.log()).mean() / 2
