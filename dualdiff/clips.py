@@ -11,49 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from dualdiff import audio
-from dualdiff.config import Source, build, setting
-from dualdiff.errors import ConfigError, DataError, DualdiffError, UsageError
-from dualdiff.files import sha256_of
-from dualdiff.pipeline import MAX_LENGTH_S, Clip, GenerateConfig, Pipeline
-from dualdiff.progress import Progress, silent
+from dualdiff.errors import DataError, DualdiffError, UsageError
+from dualdiff.files import is_file_name, sha256_of
+from dualdiff.pipeline import Clip, Pipeline
+from dualdiff.recipe import CHANGED, read_recipe, wanted
+from dualdiff.request import Given, Request
 
 LONGEST_NAME = 80
 """The games' share of a file name, in letters."""
 
 VARIATION_STRENGTH = 0.6
 """How far a variation strays unless said otherwise: most of the form stays, most of the notes change."""
-
-
-CHANGED = "its tags were changed: only a clip whose tags are whole can be rendered again"
-
-NOT_FROM_RECIPES = {"model", "out", "length_s", "file_format"}
-"""Settings that a clip does not depend on, or that stand elsewhere in its recipe."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """Everything that a clip depends on, besides the model."""
-
-    games: Mapping[str, float]
-    length_s: float
-    seed: int
-    config: GenerateConfig
-    init: Path | None = None
-    """The audio file that the clip is a variation of."""
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.init is None and self.strength != 1.0:
-            raise UsageError("a strength needs a clip to vary", "name one with --init")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipeFacts:
-    """What a recipe must hold besides the games and the settings, and what it may be: tags can be edited by anyone."""
-
-    seed: int = setting(0, "the seed", minimum=0)
-    length_s: float = setting(1.0, "length of the clip, seconds", above=0, maximum=MAX_LENGTH_S)
-    strength: float = setting(1.0, "how far a variation strays", above=0, maximum=1)
 
 
 @dataclass(frozen=True)
@@ -65,30 +33,19 @@ class Job:
     recipe: Mapping[str, Any]
 
 
-def render(pipeline: Pipeline, request: Request, progress: Progress = silent) -> Clip:
-    """Write the music of a request.
+def given(path: Path, pipeline: Pipeline, length_s: float | None = None) -> Given:
+    """Audio to make a clip from, at the model's rate and loudness; only its beginning where a length is given.
 
     Raises:
-        DataError: the clip to vary cannot be read.
-        UsageError: a game, length or strength that cannot be.
+        DataError: the file is not audio that can be read, or is silent.
     """
-    waveform = None
-    if request.init is not None:
-        rate = pipeline.format.sample_rate
-        waveform = audio.read(request.init, sample_rate=rate, duration_s=request.length_s)
-    clip = pipeline.generate(
-        request.games,
-        length_s=request.length_s,
-        seed=request.seed,
-        config=request.config,
-        init=waveform,
-        strength=request.strength,
-        progress=progress,
-    )
-    if request.init is None:
-        return clip
-    varied = {"file": str(request.init.resolve()), "sha256": sha256_of(request.init), "strength": request.strength}
-    return dataclasses.replace(clip, recipe={**clip.recipe, "init": varied})
+    rate = pipeline.format.sample_rate
+    waveform = audio.read(path, sample_rate=rate, duration_s=length_s)
+    loudness = audio.loudness_lufs(waveform, rate)
+    if not math.isfinite(loudness):
+        raise DataError(f"{path} is silent: there is nothing to make a clip from", "name a clip with music in it")
+    levelled = audio.gain_to(waveform, loudness, pipeline.format.config.loudness_lufs)
+    return Given(waveform=levelled, file=path.name, sha256=sha256_of(path))
 
 
 def length_of(path: Path) -> float:
@@ -98,12 +55,6 @@ def length_of(path: Path) -> float:
         DataError: the file is not audio.
     """
     return audio.probe(path).duration_s
-
-
-def differences(recipe: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What two recipes do not share, by key: between a clip and its second rendering, why they may not be equal."""
-    keys = [key for key in recipe if key not in ("games", "init") and again.get(key) != recipe[key]]
-    return {key: (recipe[key], again.get(key)) for key in keys}
 
 
 def series(request: Request, count: int) -> list[Job]:
@@ -127,7 +78,7 @@ def write_clip(path: Path, clip: Clip) -> None:
     Raises:
         DualdiffError: the folder cannot be written to.
     """
-    title = " + ".join(clip.recipe["games"]) or "any game"
+    title = " + ".join(game for game, weight in clip.recipe["games"].items() if weight > 0)[:LONGEST_NAME] or "any game"
     comment = json.dumps(clip.recipe, ensure_ascii=False)
     audio.write(path, clip.waveform, clip.sample_rate, title=title, artist="dualdiff", comment=comment)
 
@@ -151,71 +102,52 @@ def require_free(paths: list[Path], force: bool) -> None:
             raise DualdiffError(f"{folder} cannot be written to: {error.strerror}", "name another folder") from error
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe in a clip's tags.
+def again(path: Path, pipeline: Pipeline, file_format: str | None = None) -> Job:
+    """The job that renders the clip `path` once more, with the model that made it, as the same kind of file.
+
+    A clip that it varies is looked for beside it, and in the folder that the command runs in: a recipe holds no more
+    than that clip's name and hash.
 
     Raises:
-        DataError: the file is not audio, or holds no recipe.
-    """
-    comment = audio.probe(path).tags.get("comment", "")
-    try:
-        recipe = json.loads(comment)
-    except ValueError:
-        recipe = None
-    if not isinstance(recipe, dict) or not {"dualdiff", "model", "games", "seed", "length_s"} <= recipe.keys():
-        raise DataError(
-            f"{path} holds no recipe of dualdiff in its comment tag",
-            "only a clip that `dualdiff generate` wrote can be rendered again, and only while its tags are whole",
-        )
-    return recipe
-
-
-def again(path: Path, model_hash: str, file_format: str | None = None) -> Job:
-    """The job that renders the clip `path` once more, with the model called `model_hash`, as the same kind of file.
-
-    Raises:
-        DataError: the clip holds no recipe, or one that cannot be; was made with another model; or varies a file that
-            is no longer there.
+        DataError: the clip holds no recipe, or one that cannot be; was made with another model or guide; or varies a
+            file that is no longer there.
     """
     recipe = read_recipe(path)
-    if recipe["model"] != model_hash:
-        raise DataError(
-            f"{path} was made with the model {str(recipe['model'])[:12]}, this one is {model_hash[:12]}",
-            "name the folder of that model with --model",
-        )
-    known = {field.name for field in dataclasses.fields(GenerateConfig)} - NOT_FROM_RECIPES
+    guide = "" if pipeline.guide is None else pipeline.guide.unet_hash
+    for what, flag, made_with, here in (
+        ("model", "--model", recipe["model"], pipeline.model.unet_hash),
+        ("guide", "--guide", recipe.get("guide", ""), guide),
+    ):
+        if made_with != here:
+            told = f"{path} was made with {_named(what, made_with)}, this is {_named(what, here)}"
+            raise DataError(told, f"name the folder of that {what} with {flag}" if made_with else f"leave {flag} out")
     suffix = file_format or path.suffix[1:].lower()
-    varied = recipe.get("init")
-    facts = {"seed": recipe["seed"], "length_s": recipe["length_s"]}
-    if varied is not None:
-        facts["strength"] = varied.get("strength") if isinstance(varied, dict) else None
-    settings = {name: value for name, value in recipe.items() if name in known}
-    try:
-        fixed = build(RecipeFacts, facts, Source(str(path)))
-        config = build(GenerateConfig, {**settings, "file_format": suffix}, Source(str(path)))
-    except ConfigError as error:
-        raise DataError(f"the recipe in its tags cannot be: {error.message}", CHANGED) from error
+    asked = wanted(recipe, str(path), suffix)
     request = Request(
-        games=_games_of(path, recipe["games"]),
-        length_s=fixed.length_s,
-        seed=fixed.seed,
-        config=config,
-        init=None if varied is None else _init_of(path, varied),
-        strength=fixed.strength,
+        games=asked.games,
+        length_s=asked.facts.length_s,
+        seed=asked.facts.seed,
+        config=asked.config,
+        init=_varied(path, asked.init_file, asked.init_sha256, pipeline, asked.facts.length_s),
+        strength=asked.facts.strength,
     )
     return Job(f"{path.stem}-again.{suffix}", request, recipe)
 
 
-def _games_of(path: Path, games: Any) -> dict[str, float]:
-    weights: dict[str, float] = games if isinstance(games, dict) else {"": math.nan}
-    for name, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise DataError(f'{path}: the recipe in its tags gives the game "{name}" the weight {weight}', CHANGED)
-    return weights
+def _named(what: str, content_hash: Any) -> str:
+    return f"the {what} {str(content_hash)[:12]}" if content_hash else f"no {what}"
 
 
-def _init_of(path: Path, varied: Mapping[str, Any]) -> Path:
-    init = Path(str(varied.get("file")))
-    if not init.is_file() or sha256_of(init) != varied.get("sha256"):
-        raise DataError(f"{path} is a variation of {init}, which is gone or has changed", "put that file back")
-    return init
+def _varied(path: Path, name: str, sha256: str, pipeline: Pipeline, length_s: float) -> Given | None:
+    """The clip that a recipe varies: the file of that name and content."""
+    if not sha256:
+        return None
+    if not is_file_name(name):
+        raise DataError(f'{path}: the recipe in its tags varies a clip called "{name}", which is no file name', CHANGED)
+    for folder in (path.parent, Path()):
+        if (folder / name).is_file() and sha256_of(folder / name) == sha256:
+            return given(folder / name, pipeline, length_s)
+    raise DataError(
+        f"{path} is a variation of {name}, which is neither beside it nor here, or has changed",
+        f"put {name} beside it, as it was",
+    )

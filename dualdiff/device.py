@@ -12,6 +12,9 @@ from dualdiff.errors import UsageError
 log = logging.getLogger(__name__)
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+FREE_SHARE = 0.7
+"""How much of a GPU's free memory a batch may take: allocations never fit without gaps."""
+
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
@@ -46,6 +49,28 @@ def select_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def machine_name(device: torch.device) -> str:
+    """What computes: a GPU by its name, a CPU by its vector instructions and threads, on which the last bits depend."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return device.type
+
+
+def room_for(trial: Callable[[], None], device: torch.device) -> int:
+    """How many of what `trial` computes a CUDA GPU's free memory has room for at once, at least 1; by trying one."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    trial()
+    torch.cuda.synchronize(device)
+    each = torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, int(FREE_SHARE * free / max(each, 1)))
 
 
 def compile_in_place(network: nn.Module, device: torch.device) -> None:

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, cast
 
 from dualdiff.errors import DualdiffError
@@ -64,6 +64,12 @@ def write_text_atomically(path: Path, text: str) -> None:
 def write_json_atomically(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; see `write_bytes_atomically`."""
     write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text from a file of unknown origin names a file and no place: no folder, drive or control letters."""
+    bare = PurePosixPath(text).name == text == PureWindowsPath(text).name
+    return bare and text.isprintable() and text not in ("", ".", "..")
 
 
 def sha256_of(path: Path) -> str:

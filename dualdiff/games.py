@@ -3,7 +3,7 @@
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from dualdiff.errors import UsageError, closest
@@ -24,22 +24,33 @@ def parse_games(texts: Iterable[str], known: Sequence[str]) -> dict[str, float]:
 
     The weight is what follows the last colon if it is a number, and 1 otherwise. A comma belongs to a name when the
     text before it is not a name and the longer text is. Case and accents do not matter. Weights are relative: they are
-    returned as given, in the order given. No text gives no games, which means the unconditional model.
+    returned as given, in the order given; one below 0 leads away from its game. No text gives no games, which means the
+    unconditional model.
 
     Raises:
-        UsageError: an unknown, ambiguous or twice named game, a negative or endless weight, or all weights zero.
+        UsageError: an unknown, ambiguous or twice named game, an endless weight, or weights that sum to zero.
     """
     weights: dict[str, float] = {}
     for text in texts:
         for name, weight in _parse_text(text, known):
             if name in weights:
                 raise UsageError(f'--game: "{name}" is named twice', "give each game once, with its whole weight")
-            if not 0 <= weight < math.inf:
-                raise UsageError(f'--game: the weight of "{name}" is {weight:g}', "a weight is a number, 0 or more")
             weights[name] = weight
-    if weights and not any(weights.values()):
-        raise UsageError("--game: all weights are zero", "give at least one game a weight above 0")
+    refuse_weights(weights)
     return weights
+
+
+def refuse_weights(weights: Mapping[str, float]) -> None:
+    """Refuse weights that ask for nothing: a network is told their direction, and a sum of zero points nowhere.
+
+    Raises:
+        UsageError: a weight that is not finite, or a sum of zero (to rounding).
+    """
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            raise UsageError(f'the weight of "{name}" is {weight:g}', "a weight is a finite number")
+    if weights and abs(math.fsum(weights.values())) <= 1e-9 * max(map(abs, weights.values())):
+        raise UsageError("the weights of the games sum to zero", "give one of them more weight, or leave all games out")
 
 
 def _parse_text(text: str, known: Sequence[str]) -> list[Weighted]:

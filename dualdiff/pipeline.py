@@ -1,54 +1,38 @@
-"""Format, VAE and UNet as one object: encode, decode, generate."""
+"""Format, VAE and UNet as one object: encode, decode, generate.
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+Letters: B clips of a batch, C latent channels, F rows, N columns, T audio samples, K games.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dualdiff import __version__, audio
-from dualdiff.config import plain, setting
-from dualdiff.device import compile_in_place, select_device, select_precision
-from dualdiff.diffusion.denoiser import Denoiser, guided
+from dualdiff.config import plain
+from dualdiff.device import compile_in_place, machine_name, room_for, select_device, select_precision
+from dualdiff.diffusion.canvas import Canvas, Known, as_line
+from dualdiff.diffusion.denoiser import Denoise, Denoiser, autoguided, guided
 from dualdiff.diffusion.sampler import SAMPLERS, draw_noise, sigma_schedule
-from dualdiff.errors import UsageError, did_you_mean
+from dualdiff.errors import DataError, UsageError, did_you_mean
 from dualdiff.progress import Progress, silent
+from dualdiff.recipe import sealed
+from dualdiff.request import GenerateConfig, Given, Request, hash_of_samples
 from dualdiff.seeding import Stream
 from dualdiff.store import SIGMA_DATA, Model, load_model
 from dualdiff.types import Latents, Quality, Waveform
 
-MAX_LENGTH_S = 3600.0
-"""The longest clip, seconds: what fits into memory on an ordinary machine."""
+DECODE_STEPS = 6
+"""What decoding a clip costs, in steps of the sampler, roughly: for the progress shown."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
-    """How clips are written unless the command says otherwise."""
-
-    model: str = setting("models/unet", "the model folder that plays")
-    out: str = setting("clips", "the folder that clips are written to")
-    length_s: float = setting(45.0, "length of a clip, seconds", above=0, maximum=3600)
-    sampler: Literal["dpmpp_2m", "heun", "euler"] = setting("dpmpp_2m", "the sampler")
-    steps: int = setting(24, "steps of the sampler", minimum=1)
-    rho: float = setting(7.0, "how the steps crowd towards low noise", minimum=1)
-    sigma_max: float = setting(80.0, "noise level to start from", above=0)
-    quality: Literal["draft", "default", "high"] = setting("default", "how much work the way back to sound takes")
-    cfg_scale: float = setting(2.0, "guidance: 1 none, more follows the games more closely", minimum=0)
-    cfg_sigma_min: float = setting(0.0, "guidance acts above this noise level", minimum=0)
-    cfg_sigma_max: float = setting(1000.0, "guidance acts up to this noise level", above=0)
-    file_format: Literal["flac", "wav", "ogg", "mp3"] = setting("flac", "kind of audio file")
-    loudness_lufs: float = setting(
-        -16.0, "loudness of a clip, LUFS; lowered where it would clip", minimum=-60, maximum=0
-    )
-
-    def __post_init__(self) -> None:
-        if self.cfg_sigma_min >= self.cfg_sigma_max:
-            raise ValueError(
-                f"cfg_sigma_min = {self.cfg_sigma_min:g} is not below cfg_sigma_max = {self.cfg_sigma_max:g}"
-            )
+DEFAULTS = GenerateConfig()
+NOT_SAMPLED = ("model", "out", "length_s", "file_format", "loudness_lufs", "quality")
+"""Settings that clips of one batch may differ in."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +50,40 @@ class Clip:
 class Pipeline:
     """A model ready to play: `Pipeline.load("models/unet").generate({"A": 0.7, "B": 0.3}, length_s=30, seed=1)`."""
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(self, model: Model, device: torch.device, guide: Model | None = None) -> None:
         self.model = model
         self.device = device
+        self.guide = guide
         self.format = model.vae_model.format
         self._denoiser = Denoiser(model.unet, SIGMA_DATA)
+        self._room: dict[tuple[int, ...], int] = {}
 
     @classmethod
     def load(
-        cls, folder: str | Path, device: str = "auto", precision: str = "auto", compile: bool = False
+        cls,
+        folder: str | Path,
+        device: str = "auto",
+        precision: str = "auto",
+        compile: bool = False,
+        guide: str | Path | None = None,
     ) -> "Pipeline":
-        """Open a model folder.
+        """Open a model folder; `guide` is that of a worse model of the same latents, for autoguidance.
 
         Raises:
-            DataError: the folder holds no whole model, or its parts do not belong together.
+            DataError: the folder holds no whole model, its parts do not belong together, or the guide does not fit it.
             UsageError: the device is not on this machine.
         """
         place = select_device(device)
-        model = load_model(Path(folder), place, select_precision(precision, place))
+        dtype = select_precision(precision, place)
+        model = load_model(Path(folder), place, dtype)
+        worse = None if guide is None else load_model(Path(guide), place, dtype)
+        if worse is not None:
+            _refuse_misfit(Path(str(guide)), worse, model)
         if compile:
-            compile_in_place(model.unet, place)
-        return cls(model, place)
+            for loaded in (model, worse):
+                if loaded is not None:
+                    compile_in_place(loaded.unet, place)
+        return cls(model, place, worse)
 
     @property
     def games(self) -> tuple[str, ...]:
@@ -133,80 +130,145 @@ class Pipeline:
         """Write one clip for a weighted mix of games (none: the unconditional model).
 
         The clip depends on the model, the arguments and nothing else: its noise has a generator of its own. With
-        `init`, a waveform (2, T) at the format's rate, the clip is a variation of it; `strength` from above 0 (nearly
-        the same) to 1 (nearly free) says from which noise level it starts. `progress` hears of the sampler's steps.
+        `init`, a waveform (2, T) at the format's rate and loudness, the clip is a variation of it; `strength` from
+        above 0 (nearly the same) to 1 (nearly free) says from which noise level it starts. `progress` hears of it.
 
         Raises:
             UsageError: an unknown game, weights that sum to zero, a length or strength that cannot be.
         """
-        config = config or GenerateConfig()
-        frames = self._frames(length_s)
-        labels = self._labels(games or {})
-        sigmas = self._sigmas(config, strength if init is not None else 1.0)
-        vae = self.model.vae_model.vae
-        shape = (vae.config.latent_channels, len(vae.latent_frequencies), frames // vae.reduction)
-        noise = draw_noise([Stream(seed).torch("noise")], shape, self.device)
-        if init is not None:
-            noise = noise + self._fitted(self.encode(init), shape[-1]) / sigmas[0].item()
-        interval = (config.cfg_sigma_min, config.cfg_sigma_max)
-        denoise = guided(self._denoiser, labels, config.cfg_scale, interval)
-        latents = SAMPLERS[config.sampler](
-            denoise, noise, sigmas, lambda done, total: progress(done, total, "sampling")
+        request = Request(
+            games=games or {},
+            length_s=length_s,
+            seed=seed,
+            config=config or GenerateConfig(),
+            init=None if init is None else Given.of(init),
+            strength=strength,
         )
-        waveform = self.decode(latents, seed=Stream(seed).seed_for("phase"), quality=config.quality)[
-            :, : round(length_s * self.format.sample_rate)
-        ]
+        return next(self.render([request], progress))
+
+    def batches(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """The requests in their order, cut where they cannot be sampled together.
+
+        On a CPU each stands alone: there a batch is hardly faster, and its sums come out in another order, so that a
+        clip would depend on those beside it. A GPU gets as many as have room in its free memory.
+        """
+        together = []
+        for _, alike in groupby(requests, key=self._kind):
+            same = list(alike)
+            size = self._clips_at_once(same[0]) if len(same) > 1 else 1
+            together += [same[first : first + size] for first in range(0, len(same), size)]
+        return together
+
+    def render(self, requests: Sequence[Request], progress: Progress = silent) -> Iterator[Clip]:
+        """Write the clips of one of the `batches`, in order, as each is decoded.
+
+        Raises:
+            UsageError: an unknown game, or noise levels that cannot be; before anything is computed.
+            ValueError: the requests cannot be sampled together.
+        """
+        if len({self._kind(request) for request in requests}) > 1:
+            raise ValueError("a batch is of one length and one kind")
+        steps = requests[0].config.steps
+        total = steps + DECODE_STEPS * len(requests)
+        latents = self.sample(requests, progress=_share(progress, 0, steps, total))
+        for index, request in enumerate(requests):
+            told = _share(progress, steps + DECODE_STEPS * index, DECODE_STEPS, total)
+            seed, quality = Stream(request.seed).seed_for("phase"), request.config.quality
+            waveform = self.decode(latents[index : index + 1], seed, quality, progress=told)
+            yield self._finished(request, waveform[:, : round(request.length_s * self.format.sample_rate)])
+
+    def sample(
+        self,
+        requests: Sequence[Request],
+        *,
+        canvas: Canvas = as_line,
+        known: Known | None = None,
+        progress: Progress = silent,
+    ) -> Latents:
+        """The normalised latents (B, C, F, N) of requests of one kind: all sampling goes through here.
+
+        `canvas` says how the time axis is treated. `known` latents are started from, at the requests' strength, and
+        held where they are kept; those of a request's own `init` unless given.
+        """
+        first = requests[0]
+        labels = self._labels(requests)
+        sigmas = self._sigmas(first.config, first.strength)
+        shape = self._shape(first)
+        noise = draw_noise([Stream(request.seed).torch("noise") for request in requests], shape, self.device)
+        known = known or self._varied(requests, shape[-1])
+        denoise = canvas(self._guided(labels, first.config))
+        if known is not None:
+            noise, denoise = known.start(noise, sigmas[0].item()), known.hold(denoise)
+        sampler = SAMPLERS[first.config.sampler]
+        return sampler(denoise, noise, sigmas, lambda done, total: progress(done, total, "sampling"))
+
+    def _guided(self, labels: Tensor, config: GenerateConfig) -> Denoise:
+        interval = (config.cfg_sigma_min, config.cfg_sigma_max)
+        if self.guide is not None:
+            worse = Denoiser(self.guide.unet, SIGMA_DATA)
+            return autoguided(self._denoiser, worse, labels, config.cfg_scale, interval)
+        return guided(self._denoiser, labels, config.cfg_scale, interval)
+
+    def _finished(self, request: Request, waveform: Waveform) -> Clip:
+        rate = self.format.sample_rate
+        waveform = audio.levelled(waveform, rate, request.config.loudness_lufs)
         recipe = {
             "dualdiff": __version__,
             "model": self.model.unet_hash,
-            "games": dict(games or {}),
-            "length_s": length_s,
-            "seed": seed,
-            **{
-                key: value
-                for key, value in plain(config).items()
-                if key not in ("model", "out", "file_format", "length_s")
-            },
+            **({} if self.guide is None else {"guide": self.guide.unet_hash}),
+            **request.facts(),
             "phase": plain(self.format.config).get("phase", ""),
             "device": self.device.type,
-            "precision": str(vae.compute_dtype).removeprefix("torch."),
+            "machine": machine_name(self.device),
+            "precision": str(self.model.vae_model.vae.compute_dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "waveform": hash_of_samples(waveform),
         }
-        return Clip(
-            audio.levelled(waveform, self.format.sample_rate, config.loudness_lufs), self.format.sample_rate, recipe
-        )
+        return Clip(waveform, rate, sealed(recipe))
 
-    def _frames(self, length_s: float) -> int:
-        if not 0 < length_s <= MAX_LENGTH_S:
-            raise UsageError(
-                f"a length of {length_s:g} s cannot be", f"a clip is longer than 0 and at most {MAX_LENGTH_S:g} seconds"
-            )
-        samples = round(length_s * self.format.sample_rate)
-        multiple = self.frame_multiple
+    def _kind(self, request: Request) -> tuple[Any, ...]:
+        """What the requests of one batch share."""
+        config = replace(request.config, **{name: getattr(DEFAULTS, name) for name in NOT_SAMPLED})
+        return self._shape(request), config, request.init is not None, request.strength
+
+    def _shape(self, request: Request) -> tuple[int, int, int]:
+        """(C, F, N) of the latents of a request: long enough for its length, and a whole multiple."""
+        samples = round(request.length_s * self.format.sample_rate)
         frames = max(self.format.num_frames(samples), 1)
         while self.format.num_samples(frames) < samples:
             frames += 1
-        return -(-frames // multiple) * multiple
+        multiple, vae = self.frame_multiple, self.model.vae_model.vae
+        columns = -(-frames // multiple) * multiple // vae.reduction
+        return vae.config.latent_channels, len(vae.latent_frequencies), columns
 
-    def _labels(self, games: Mapping[str, float]) -> Tensor:
-        weights = torch.zeros(1, len(self.games), device=self.device)
-        for name, weight in games.items():
-            if name not in self.games:
-                raise UsageError(
-                    f'this model knows no game "{name}"',
-                    did_you_mean(name, self.games) or f"it knows {', '.join(self.games)}",
-                )
-            if not math.isfinite(weight):
-                raise UsageError(f'the weight of "{name}" is {weight}', "a weight is a finite number")
-            weights[0, self.games.index(name)] = weight
-        if games and float(weights.sum()) == 0:
-            raise UsageError("the weights of the games sum to zero", "give at least one game a weight of its own")
+    def _clips_at_once(self, request: Request) -> int:
+        if self.device.type != "cuda":
+            return 1
+        shape = self._shape(request)
+        if shape not in self._room:
+            denoise = self._guided(self._labels([request]), request.config)
+
+            def trial() -> None:
+                denoise(torch.zeros(1, *shape, device=self.device), torch.ones(1, device=self.device), 1.0)
+
+            with torch.inference_mode():
+                self._room[shape] = room_for(trial, self.device)
+        return self._room[shape]
+
+    def _labels(self, requests: Sequence[Request]) -> Tensor:
+        """The weights of the games, (B, K); a row of zeros where none was named."""
+        weights = torch.zeros(len(requests), len(self.games), device=self.device)
+        for row, request in enumerate(requests):
+            for name, weight in request.games.items():
+                if name not in self.games:
+                    raise UsageError(
+                        f'this model knows no game "{name}"',
+                        did_you_mean(name, self.games) or f"it knows {', '.join(self.games)}",
+                    )
+                weights[row, self.games.index(name)] = weight
         return weights
 
     def _sigmas(self, config: GenerateConfig, strength: float) -> Tensor:
-        if not 0 < strength <= 1:
-            raise UsageError(
-                f"a strength of {strength:g} cannot be", "it is above 0 (nearly the same) and at most 1 (nearly free)"
-            )
         sigma_min = self.model.space.sigma_min
         if config.sigma_max <= sigma_min:
             problem = f"sigma_max = {config.sigma_max:g} is not above this model's own noise, {sigma_min:.3g}"
@@ -215,7 +277,35 @@ class Pipeline:
         start = (low + strength * (high - low)) ** config.rho
         return sigma_schedule(config.steps, sigma_min, start, config.rho)
 
-    @staticmethod
-    def _fitted(latents: Latents, columns: int) -> Latents:
-        kept = latents[..., :columns]
-        return torch.nn.functional.pad(kept, (0, columns - kept.shape[-1]))
+    def _varied(self, requests: Sequence[Request], columns: int) -> Known | None:
+        """What variations start from: their clips' latents, cut or followed by zeros to so many columns."""
+        given = [self.encode(request.init.waveform)[..., :columns] for request in requests if request.init is not None]
+        if not given:
+            return None
+        return Known(
+            torch.cat([torch.nn.functional.pad(latents, (0, columns - latents.shape[-1])) for latents in given])
+        )
+
+
+def _share(progress: Progress, before: float, share: float, whole: float) -> Progress:
+    """What tells of a part of some work: `share` of `whole`, after `before` is done."""
+
+    def tell(done: float, total: float, note: str = "") -> None:
+        progress(before + share * done / total, whole, note or "decoding")
+
+    return tell
+
+
+def _refuse_misfit(folder: Path, guide: Model, model: Model) -> None:
+    """Refuse a guide that does not denoise the same latents for the same games."""
+    ours = model.vae_model
+    misfits = {
+        "its format is another": guide.vae_model.format_hash != ours.format_hash,
+        "its VAE is another": guide.vae_model.vae_hash != ours.vae_hash,
+        "its latents are scaled otherwise": guide.space != model.space,
+        "it knows other games": guide.games != model.games,
+    }
+    for problem, is_so in misfits.items():
+        if is_so:
+            hint = "a guide is a smaller or earlier UNet, trained on the same latents"
+            raise DataError(f"{folder} cannot guide {model.unet_hash[:12]}: {problem}", hint)

@@ -16,7 +16,7 @@ from dualdiff.formats import FORMATS
 from dualdiff.losses.spectral import SpectralLossConfig
 from dualdiff.models.unet import UNetConfig
 from dualdiff.models.vae import VAEConfig
-from dualdiff.pipeline import GenerateConfig
+from dualdiff.request import GenerateConfig
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.unet import UNetObjectiveConfig
 from dualdiff.training.vae import VAEObjectiveConfig

@@ -33,6 +33,8 @@ LAYERS = {
     "models": 2,
     "diffusion": 2,
     "store": 3,
+    "request": 3,
+    "recipe": 3,
     "pipeline": 3,
     "clips": 3,
     "data": 3,
@@ -59,7 +61,7 @@ ORDERED = [
         "device",
         "games",
     ),
-    ("store", "pipeline", "clips", "data"),
+    ("store", "request", "recipe", "pipeline", "clips", "data"),
     ("training", "evaluation"),
     ("settings", "checks", "stages"),
 ]

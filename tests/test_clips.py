@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_store import write_model
 
 from dualdiff import audio
-from dualdiff.clips import Job, Request, again, differences, read_recipe, require_free, series, write_clip
+from dualdiff.clips import again, given, require_free, series, write_clip
 from dualdiff.errors import DataError, DualdiffError, UsageError
-from dualdiff.files import sha256_of
-from dualdiff.pipeline import Clip, GenerateConfig
+from dualdiff.pipeline import Clip, Pipeline
+from dualdiff.recipe import read_recipe, sealed
+from dualdiff.request import GenerateConfig, Request
 
 REQUEST = Request(
     games={"Déjà Vu, the Game": 0.7, "Noiz2sa": 0.3}, length_s=1.5, seed=7, config=GenerateConfig(steps=9)
@@ -21,8 +23,13 @@ RECIPE = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return Pipeline.load(write_model(tmp_path_factory.mktemp("models")), device="cpu", precision="float32")
+
+
 def clip(**changes):
-    return Clip(torch.randn(2, 4800).mul(0.1).clamp(-1, 1), 32000, {**RECIPE, **changes})
+    return Clip(torch.randn(2, 4800).mul(0.1).clamp(-1, 1), 32000, sealed({**RECIPE, **changes}))
 
 
 def test_names_tell_games_seed_and_index():
@@ -40,22 +47,27 @@ def test_seeds_count_up_so_that_a_later_clip_is_the_first_of_a_later_seed():
 
 
 @pytest.mark.parametrize("suffix", ["flac", "wav", "ogg", "mp3"])
-def test_a_recipe_comes_back_from_the_tags(tmp_path, suffix):
+def test_a_recipe_comes_back_from_the_tags(tmp_path, suffix, pipeline):
     path = tmp_path / "new folder" / f"clip.{suffix}"
-    write_clip(path, clip())
-    assert read_recipe(path) == RECIPE
+    written = clip(model=pipeline.model.unet_hash)
+    write_clip(path, written)
+    assert read_recipe(path) == written.recipe
     assert audio.probe(path).tags["title"] == "Déjà Vu, the Game + Noiz2sa"
-    job = again(path, "abc")
+    job = again(path, pipeline)
     assert job.name == f"clip-again.{suffix}"
-    assert job.recipe == RECIPE
+    assert job.recipe == written.recipe
     expected = GenerateConfig(steps=9, sampler="heun", cfg_scale=3.0, file_format=suffix)
     assert job.request == replace(REQUEST, config=expected)
 
 
-def test_another_model_is_refused_by_name(tmp_path):
+def test_another_model_is_refused_by_name(tmp_path, pipeline):
     write_clip(tmp_path / "clip.flac", clip())
-    with pytest.raises(DataError, match="made with the model abc, this one is def"):
-        again(tmp_path / "clip.flac", "def")
+    here = pipeline.model.unet_hash[:12]
+    with pytest.raises(DataError, match=f"made with the model abc, this is the model {here}"):
+        again(tmp_path / "clip.flac", pipeline)
+    write_clip(tmp_path / "guided.flac", clip(model=pipeline.model.unet_hash, guide="def"))
+    with pytest.raises(DataError, match="made with the guide def, this is no guide"):
+        again(tmp_path / "guided.flac", pipeline)
 
 
 def test_audio_without_a_recipe_is_refused(tmp_path, music):
@@ -66,15 +78,33 @@ def test_audio_without_a_recipe_is_refused(tmp_path, music):
         read_recipe(tmp_path / "other.flac")
 
 
-def test_a_variation_needs_the_same_file_again(tmp_path, music):
-    source = music / "Bubble Bay" / "01 tune.flac"
-    varied = {"file": str(source), "sha256": sha256_of(source), "strength": 0.4}
-    write_clip(tmp_path / "clip.flac", clip(init=varied))
-    request = again(tmp_path / "clip.flac", "abc").request
+def test_a_variation_needs_the_same_file_again(tmp_path, music, pipeline, monkeypatch):
+    source = given(music / "Bubble Bay" / "01 tune.flac", pipeline, length_s=1.5)
+    varied = {"file": source.file, "sha256": source.sha256, "strength": 0.4}
+    (tmp_path / source.file).write_bytes((music / "Bubble Bay" / "01 tune.flac").read_bytes())
+    write_clip(tmp_path / "clip.flac", clip(model=pipeline.model.unet_hash, init=varied))
+    request = again(tmp_path / "clip.flac", pipeline).request
     assert (request.init, request.strength) == (source, 0.4)
-    write_clip(tmp_path / "clip.flac", clip(init={**varied, "sha256": "0"}))
-    with pytest.raises(DataError, match="gone or has changed"):
-        again(tmp_path / "clip.flac", "abc")
+    assert torch.equal(request.init.waveform, source.waveform)
+    write_clip(tmp_path / "clip.flac", clip(model=pipeline.model.unet_hash, init={**varied, "sha256": "0"}))
+    with pytest.raises(DataError, match="has changed"):
+        again(tmp_path / "clip.flac", pipeline)
+
+
+@pytest.mark.parametrize("name", ["../{}", "/etc/hostname", "a/../../{}", "", "..", "..\\{}"])
+def test_a_recipe_cannot_lead_out_of_its_folder(tmp_path, pipeline, music, name):
+    source = music / "Bubble Bay" / "01 tune.flac"
+    (tmp_path / source.name).write_bytes(source.read_bytes())
+    varied = {"file": name.format(source.name), "sha256": given(source, pipeline).sha256, "strength": 0.4}
+    write_clip(tmp_path / "below" / "clip.flac", clip(model=pipeline.model.unet_hash, init=varied))
+    with pytest.raises(DataError, match="no file name"):
+        again(tmp_path / "below" / "clip.flac", pipeline)
+
+
+def test_a_silent_clip_cannot_be_varied(tmp_path, pipeline):
+    audio.write(tmp_path / "silent.flac", torch.zeros(2, 32000), 32000)
+    with pytest.raises(DataError, match="is silent"):
+        given(tmp_path / "silent.flac", pipeline)
 
 
 def test_a_strength_without_a_clip_to_vary_is_refused():
@@ -92,9 +122,3 @@ def test_existing_files_and_unwritable_folders_are_refused_beforehand(tmp_path):
         require_free([taken / "clip.flac"], force=False)
     assert taken.read_text() == "mine"
     assert sorted(tmp_path.iterdir()) == [taken]
-
-
-def test_differences_between_two_renderings_are_named():
-    assert differences(RECIPE, RECIPE) == {}
-    assert differences(RECIPE, {**RECIPE, "device": "cuda", "new": 1}) == {"device": ("cpu", "cuda")}
-    assert Job("x", REQUEST, {}).recipe == {}

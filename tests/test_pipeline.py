@@ -1,14 +1,20 @@
 """The pipeline: clips depend on the model and the arguments, and on nothing else."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from test_store import write_model
 
 from dualdiff import audio
-from dualdiff.errors import UsageError
-from dualdiff.pipeline import GenerateConfig, Pipeline
+from dualdiff.diffusion.canvas import Known
+from dualdiff.errors import DataError, UsageError
+from dualdiff.pipeline import Pipeline
+from dualdiff.request import GenerateConfig, Given, Request, hash_of_samples
 
 QUICK = GenerateConfig(steps=2, cfg_scale=1.5)
+EIGHT = [Request(games={"A": 1.0, "B": (k - 2) / 4}, length_s=0.6, seed=k, config=QUICK) for k in range(8)]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,94 @@ def test_a_weak_variation_stays_near_its_clip_and_a_strong_one_does_not(pipeline
     clip = pipeline.generate(None, length_s=1.0, init=init, strength=0.05, config=QUICK)
     assert clip.waveform.shape == (2, 32000)
     assert known.shape[1] == 4
+
+
+def test_the_last_of_eight_clips_is_the_same_alone(pipeline: Pipeline) -> None:
+    batches = pipeline.batches(EIGHT)
+    assert [request for batch in batches for request in batch] == EIGHT
+    clips = [clip for batch in batches for clip in pipeline.render(batch)]
+    alone = pipeline.generate({"A": 1.0, "B": 1.25}, length_s=0.6, seed=7, config=QUICK)
+    assert torch.equal(clips[7].waveform, alone.waveform)
+    assert clips[7].recipe == alone.recipe
+    assert alone.recipe["waveform"] == hash_of_samples(alone.waveform)
+
+
+def test_clips_sampled_as_one_batch_are_those_alone_to_rounding(pipeline: Pipeline) -> None:
+    together = pipeline.sample(EIGHT)
+    for latents, request in zip(together, EIGHT, strict=True):
+        alone = pipeline.sample([request])[0]
+        assert (latents - alone).norm() < 1e-3 * alone.norm()
+    assert len(list(pipeline.render(EIGHT[:2]))) == 2
+
+
+def test_a_gpu_gets_as_many_alike_as_have_room(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_clips_at_once", lambda request: 3)
+    louder = replace(EIGHT[2], config=replace(QUICK, loudness_lufs=-20.0))
+    requests = [*EIGHT[:2], louder, EIGHT[3], replace(EIGHT[0], length_s=9), replace(EIGHT[0], config=GenerateConfig())]
+    assert [len(batch) for batch in pipeline.batches(requests)] == [3, 1, 1, 1]
+    assert [request for batch in pipeline.batches(requests) for request in batch] == requests
+    with pytest.raises(ValueError, match="one kind"):
+        next(pipeline.render(requests))
+
+
+def test_a_weight_below_zero_leads_away_from_its_game(pipeline: Pipeline) -> None:
+    towards = pipeline._labels([Request(games={"A": 1.0, "B": -0.5})])
+    assert towards.tolist() == [[1.0, -0.5]]
+    away = pipeline.generate({"A": 1.0, "B": -0.5}, length_s=0.6, config=QUICK)
+    assert not torch.equal(away.waveform, pipeline.generate({"A": 1.0}, length_s=0.6, config=QUICK).waveform)
+
+
+def test_known_latents_stay_where_they_are_kept(pipeline: Pipeline) -> None:
+    request = Request(games={"A": 1.0}, length_s=2.0, config=GenerateConfig(steps=8))
+    latents = torch.randn(1, *pipeline._shape(request)) * 0.5
+    kept = torch.zeros(latents.shape[-1])
+    kept[:8] = 1
+    sampled = pipeline.sample([request], known=Known(latents, kept))
+    error = sampled - latents
+    assert error[..., :8].std().item() == pytest.approx(pipeline.model.space.sigma_min, rel=0.2)
+    assert error[..., 8:].std() > 0.2
+
+
+def test_the_canvas_sees_every_evaluation(pipeline: Pipeline) -> None:
+    shapes = []
+
+    def watched(denoise):
+        def denoise_and_tell(x, sigma, start):
+            shapes.append(x.shape)
+            return denoise(x, sigma, start)
+
+        return denoise_and_tell
+
+    latents = pipeline.sample(EIGHT[:1], canvas=watched)
+    assert shapes == [latents.shape] * 2
+    assert torch.equal(latents, pipeline.sample(EIGHT[:1]))
+
+
+def test_a_model_that_guides_itself_changes_nothing_and_another_does(pipeline: Pipeline, tmp_path: Path) -> None:
+    folder = pipeline.model.vae_model.folder
+    itself = Pipeline.load(folder, device="cpu", precision="float32", guide=folder)
+    guided = itself.generate({"A": 1.0}, length_s=0.6, config=replace(QUICK, cfg_scale=4.0))
+    plain = pipeline.generate({"A": 1.0}, length_s=0.6, config=replace(QUICK, cfg_scale=1.0))
+    assert torch.allclose(guided.waveform, plain.waveform, atol=1e-4)
+    assert guided.recipe["guide"] == pipeline.model.unet_hash
+    assert "guide" not in plain.recipe
+    other = write_model(tmp_path, seed=3)
+    with pytest.raises(DataError, match=r"cannot guide .*: its VAE is another"):
+        Pipeline.load(folder, device="cpu", guide=other)
+
+
+def test_progress_rises_to_its_end(pipeline: Pipeline) -> None:
+    told = []
+    list(pipeline.render(EIGHT[:2], lambda done, total, note="": told.append((done, total, note))))
+    shares = [done / total for done, total, _ in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert {note for *_, note in told} == {"sampling", "decoding"}
+
+
+def test_audio_in_memory_is_named_by_its_samples() -> None:
+    one, two = torch.zeros(2, 10), torch.ones(2, 10)
+    assert Given.of(one) == Given.of(one.clone()) != Given.of(two)
 
 
 @pytest.mark.parametrize("length_s", [0.0, -1.0, float("nan"), float("inf"), 1e9])

@@ -67,6 +67,8 @@ def generate(
     from dualdiff.evaluation.plots import Row, write_spectrograms
     from dualdiff.games import parse_games
     from dualdiff.pipeline import Pipeline
+    from dualdiff.recipe import differences
+    from dualdiff.request import Request
 
     recipe = {"length_s": length, "steps": steps, "sampler": sampler, "cfg_scale": cfg, "loudness_lufs": loudness}
     recipe |= {"quality": quality}
@@ -81,27 +83,34 @@ def generate(
     config, machine = opened.settings.generate, opened.settings.project
     pipeline = Pipeline.load(opened.path(config.model), machine.device, machine.precision, machine.compile)
     if from_:
-        jobs = [clips.again(from_, pipeline.model.unet_hash, kind)]
+        jobs = [clips.again(from_, pipeline, kind)]
     else:
         games = parse_games(game or [], pipeline.games)
         length_s = clips.length_of(init) if init and not length else config.length_s
         if strength is None:
             strength = clips.VARIATION_STRENGTH if init else 1.0
-        request = clips.Request(
-            games=games, length_s=length_s, seed=seed or 0, config=config, init=init, strength=strength
-        )
+        source = clips.given(init, pipeline, length_s) if init else None
+        request = Request(games=games, length_s=length_s, seed=seed or 0, config=config, init=source, strength=strength)
         jobs = clips.series(request, count)
     paths = [opened.path(config.out) / job.name for job in jobs]
     clips.require_free(paths, force)
-    for number, (job, path) in enumerate(zip(jobs, paths, strict=True), start=1):
-        with console.progress(f"clip {number} of {len(jobs)}") as progress:
-            clip = clips.render(pipeline, job.request, progress)
-        clips.write_clip(path, clip)
-        if picture:
-            write_spectrograms(path.with_suffix(".png"), [Row(path.stem, clip.waveform)], clip.sample_rate)
-        for key, (before, now) in clips.differences(job.recipe, clip.recipe).items():
-            console.note(f"may differ from {from_}: {key} was {before}, is {now}")
-        console.say(str(path))
+    done = 0
+    for batch in pipeline.batches([job.request for job in jobs]):
+        with console.progress(_label(done, len(batch), len(jobs))) as progress:
+            for clip in pipeline.render(batch, progress):
+                path = paths[done]
+                clips.write_clip(path, clip)
+                if picture:
+                    write_spectrograms(path.with_suffix(".png"), [Row(path.stem, clip.waveform)], clip.sample_rate)
+                for line in differences(jobs[done].recipe, clip.recipe):
+                    console.note(line)
+                console.say(str(path))
+                done += 1
+
+
+def _label(done: int, batch: int, total: int) -> str:
+    last = f" to {done + batch}" if batch > 1 else ""
+    return f"clip {done + 1}{last} of {total}"
 
 
 def _open(project: Path, flags: dict[str, Any], overrides: list[str]) -> "Project":
@@ -118,7 +127,7 @@ def _refuse_impossible(flags: dict[str, Any]) -> None:
     """Refuse a value that its setting cannot have, by the name of the flag that the user gave."""
     from dualdiff.config import Source, build
     from dualdiff.errors import ConfigError, UsageError
-    from dualdiff.pipeline import GenerateConfig
+    from dualdiff.request import GenerateConfig
 
     for key, value in flags.items():
         try:

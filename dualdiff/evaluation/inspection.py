@@ -10,7 +10,6 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from dualdiff import audio
-from dualdiff.clips import read_recipe
 from dualdiff.config import parse_toml
 from dualdiff.data.latents import LatentIndex
 from dualdiff.data.ledger import LEDGER_NAME
@@ -20,6 +19,7 @@ from dualdiff.evaluation.finding import Bars, Chart, Finding, Histogram, Lines, 
 from dualdiff.evaluation.plots import Row as PictureRow
 from dualdiff.evaluation.plots import png, spectrogram_picture
 from dualdiff.files import sha256_of
+from dualdiff.recipe import read_recipe
 from dualdiff.store import read_json, read_model_json
 from dualdiff.types import Waveform
 
