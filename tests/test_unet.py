@@ -38,8 +38,9 @@ def test_the_output_starts_at_zero_and_opens_at_unit_magnitude() -> None:
     assert unet(*inputs()).square().mean().sqrt().item() == pytest.approx(1, abs=0.25)
 
 
-def test_every_block_keeps_unit_magnitude_at_initialisation() -> None:
-    unet = tiny(base_channels=64)
+@pytest.mark.parametrize("axes", ["plane", "time"])
+def test_every_block_keeps_unit_magnitude_at_initialisation(axes: str) -> None:
+    unet = tiny(base_channels=64, axes=axes)
     seen: list[float] = []
     for block in [*unet.encoder, *unet.decoder]:
         block.register_forward_hook(lambda _m, _i, y: seen.append(y.square().mean().sqrt().item()))
@@ -54,6 +55,21 @@ def test_the_embedding_has_unit_magnitude_with_and_without_a_game() -> None:
     games = torch.eye(3)[torch.arange(64) % 3]
     for weights in (games, torch.zeros(64, 3), games * 0.1 + 0.2):
         assert unet.embed(c_noise, weights).square().mean().sqrt().item() == pytest.approx(1, abs=0.1)
+
+
+def test_along_time_alone_rows_are_channels_and_columns_see_their_neighbours_only() -> None:
+    unet = tiny(axes="time", attention_levels=0)
+    unet.output_gain.data.fill_(1)
+    x, c_noise, games = inputs()
+    x = torch.cat([x] * 16, dim=-1)
+    changed = x.clone()
+    changed[:, :, 3, 64] += 10.0
+    difference = (unet(x, c_noise, games) - unet(changed, c_noise, games)).abs()
+    assert difference.shape == (2, 4, 16, 128)
+    assert difference[..., 64].amin((0, 1)).min() > 0, "one row reaches all"
+    assert difference[..., :32].max() < 1e-5
+    kernels = {tuple(own.shape[2:]) for own in unet.parameters() if own.ndim == 4}
+    assert kernels == {(1, 3), (1, 1)}
 
 
 def test_games_mix_and_only_their_ratio_counts() -> None:

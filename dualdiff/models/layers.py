@@ -65,12 +65,13 @@ class MPConv(nn.Module):
     baked: bool
     normalises: bool
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, rows: bool = True) -> None:
+        """`rows` says whether the kernel reaches over rows, too: it is (kernel, kernel), else (1, kernel)."""
         super().__init__()
-        shape = (out_channels, in_channels, kernel, kernel) if kernel else (out_channels, in_channels)
+        shape = (out_channels, in_channels, kernel if rows else 1, kernel) if kernel else (out_channels, in_channels)
         weight = torch.randn(shape)
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last) if kernel else weight)
-        self.padding = kernel // 2
+        self.padding = (kernel // 2 if rows else 0, kernel // 2)
         self.baked, self.normalises = False, True
 
     def used_weight(self, dtype: torch.dtype) -> Tensor:
@@ -187,12 +188,15 @@ class Block(nn.Module):
         embedding: int = 0,
         dropout: float = 0.0,
         attention: Iterable[Attention] = (),
+        rows: bool = True,
     ) -> None:
+        """`rows` says whether convolutions and resampling reach over rows, or along columns of time only."""
         super().__init__()
         self.kind, self.resample, self.dropout = kind, resample, dropout
+        self.halves = (2, 2) if rows else (1, 2)
         self.skip = MPConv(in_channels, out_channels, kernel=1) if in_channels != out_channels else None
-        self.conv1 = MPConv(out_channels if kind == "encoder" else in_channels, out_channels)
-        self.conv2 = MPConv(out_channels, out_channels)
+        self.conv1 = MPConv(out_channels if kind == "encoder" else in_channels, out_channels, rows=rows)
+        self.conv2 = MPConv(out_channels, out_channels, rows=rows)
         self.modulation = MPConv(embedding, out_channels, kernel=0) if embedding else None
         self.gain = nn.Parameter(torch.zeros(())) if embedding else None
         self.attention = nn.ModuleList(attention)
@@ -200,9 +204,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """(B, in, F, N) to (B, out, F', N'); `embedding` (B, E) modulates where the block was made with one."""
         if self.resample == "down":
-            x = F.avg_pool2d(x, 2)
+            x = F.avg_pool2d(x, self.halves)
         elif self.resample == "up":
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = F.interpolate(x, scale_factor=tuple(map(float, self.halves)), mode="nearest")
         if self.kind == "encoder":
             x = unit(self.skip(x) if self.skip is not None else x)
         y = self.conv1(F.silu(x), gain=1 / SILU_RMS)

@@ -43,6 +43,9 @@ class UNetConfig:
     embedding_channels: int = setting(256, "width of the noise and label embedding", minimum=16)
     dropout: float = setting(0.0, "share of activations dropped in training", minimum=0, below=1)
     frequency_position: bool = setting(True, "tell each row of the latents its frequency")
+    axes: Literal["plane", "time"] = setting(
+        "plane", "convolve over frequency and time, or over time alone, with all rows as channels"
+    )
     normalise_in_forward: bool = setting(True, "normalise weights in every forward pass, not only after updates")
 
 
@@ -58,9 +61,14 @@ class UNet(nn.Module):
 
     def __init__(self, config: UNetConfig, *, channels: int, games: int, frequencies: Tensor) -> None:
         super().__init__()
-        self.config, self.channels, self.games = config, channels, games
+        self.config, self.games = config, games
         self.compute_dtype = torch.float32
-        self.register_buffer("positions", position_channels(frequencies, config.frequency_position), persistent=False)
+        positions = position_channels(frequencies, config.frequency_position and config.axes == "plane")
+        self.rows = config.axes == "plane"
+        if not self.rows:
+            channels, positions = channels * len(frequencies), positions[:, :, :1]
+        self.channels = channels
+        self.register_buffer("positions", positions, persistent=False)
         widths = [config.base_channels * mult for mult in config.channel_mults]
         width = config.embedding_channels
         self.noise_features = FourierFeatures(widths[0])
@@ -70,7 +78,7 @@ class UNet(nn.Module):
         self.uncertainty = Uncertainty()
         self.encoder = nn.ModuleList(self._encoder(widths))
         self.decoder = nn.ModuleList(self._decoder(widths))
-        self.output = MPConv(widths[0], channels)
+        self.output = MPConv(widths[0], channels, rows=self.rows)
         self.output_gain = nn.Parameter(torch.zeros(()))
         if not config.normalise_in_forward:
             normalise_after_updates_only(self)
@@ -93,13 +101,14 @@ class UNet(nn.Module):
             embedding=config.embedding_channels,
             dropout=config.dropout,
             attention=attention,
+            rows=self.rows,
         )
 
     def _attends(self, level: int) -> bool:
         return level >= len(self.config.channel_mults) - self.config.attention_levels
 
     def _encoder(self, widths: list[int]) -> Iterator[nn.Module]:
-        yield MPConv(self.channels + 2, widths[0])
+        yield MPConv(self.channels + 2, widths[0], rows=self.rows)
         for level, width in enumerate(widths):
             if level:
                 yield self._block(level, widths[level - 1], widths[level - 1], "encoder", "down", attend=False)
@@ -132,6 +141,8 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, games: Tensor) -> Tensor:
         """(B, C, F, N), (B,) and (B, K) to (B, C, F, N); F and N must be multiples of 2^(levels - 1)."""
         embedding = self.embed(c_noise, games)
+        shape = x.shape
+        x = x if self.rows else x.flatten(1, 2)[:, :, None]
         x = with_positions(x, self.positions).to(self.compute_dtype)
         skips: list[Tensor] = []
         for block in self.encoder:
@@ -140,7 +151,7 @@ class UNet(nn.Module):
         for block in self.decoder:
             x = block(x, skips.pop(), embedding) if isinstance(block, Skipped) else block(x, embedding)
         answer: Tensor = self.output(x).float() * self.output_gain
-        return answer
+        return answer.reshape(shape)
 
 
 class Skipped(nn.Module):
