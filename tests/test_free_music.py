@@ -1,0 +1,220 @@
+"""The recipe in examples/free-music, as far as it goes without a network."""
+
+import hashlib
+import importlib.util
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from dualdiff.data.ledger import DatasetConfig
+from dualdiff.errors import DataError, DualdiffError
+from dualdiff.settings import open_project
+
+RECIPE = Path(__file__).parent.parent / "examples" / "free-music"
+_spec = importlib.util.spec_from_file_location("fetch", RECIPE / "fetch.py")
+fetch = importlib.util.module_from_spec(_spec)
+sys.modules["fetch"] = fetch
+_spec.loader.exec_module(fetch)
+
+NOTES = b"".join(bytes([0, 0x90, key, 100, 96, 0x80, key, 0]) for key in (60, 64, 67, 72))
+TRACK = NOTES + b"\0\xff\x2f\0"
+MIDI = b"MThd" + struct.pack(">IHHH", 6, 0, 1, 96) + b"MTrk" + struct.pack(">I", len(TRACK)) + TRACK
+"""Four notes of half a second."""
+
+
+def wad(lumps, magic=b"IWAD"):
+    data, directory = b"", b""
+    for name, content in lumps:
+        directory += struct.pack("<ii8s", 12 + len(data), len(content), name.encode())
+        data += content
+    return struct.pack("<4sii", magic, len(lumps), 12 + len(data)) + data + directory
+
+
+def source(**changes):
+    return fetch.Source(**{"game": "G", "packages": ("g",), "music": ("music/**/*",), "licence": "MIT"} | changes)
+
+
+def put(root, files):
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def test_midi_lumps_of_a_wad_are_found_by_name_and_content():
+    archive = wad([("PLAYPAL", b"MThd colours"), ("D_E1M1", MIDI), ("D_INTRODU", b"MUS\x1a a kind we cannot play")])
+    assert list(fetch.lumps(archive)) == [("E1M1", MIDI)]
+
+
+@pytest.mark.parametrize("broken", [b"IWAD", wad([("D_E1M1", MIDI)])[:-1], b"RIFF" + wad([])[4:]])
+def test_what_is_no_wad_is_refused(broken):
+    with pytest.raises(DataError, match="WAD"):
+        list(fetch.lumps(broken))
+
+
+def test_music_is_found_once_and_under_names_of_its_own(tmp_path):
+    files = {"ice/cave.ogg": b"a", "wood/cave.ogg": b"b", "wood/copy.ogg": b"b", "menu.xm": b"c", "menu.txt": b"d"}
+    files["doom.wad"] = wad([("D_E1M1", MIDI), ("D_E2M6", MIDI)])
+    found = fetch.originals(source(), put(tmp_path, {f"music/{name}": data for name, data in files.items()}))
+    assert [(one.name, one.data) for one in found] == [
+        ("E1M1.mid", MIDI),
+        ("ice-cave.ogg", b"a"),
+        ("menu.xm", b"c"),
+        ("wood-cave.ogg", b"b"),
+    ]
+    assert [one.track for one in found] == ["E1M1.flac", "ice-cave.ogg", "menu.flac", "wood-cave.ogg"]
+
+
+def test_a_package_without_music_is_told(tmp_path):
+    with pytest.raises(DataError, match="no music at"):
+        fetch.originals(source(), tmp_path)
+
+
+def original(name, data, game="G"):
+    return fetch.Original(game, name, data)
+
+
+def test_music_that_is_not_what_was_pinned_is_refused_by_name():
+    package = fetch.Package("g-data", "2.0", Path("g.deb"))
+    pins = {("G", name): hashlib.sha256(name.encode()).hexdigest() for name in ("a", "b", "c")} | {("H", "z"): "0"}
+    whole = [original(name, name.encode()) for name in "abc"]
+    fetch.require_pinned(package, whole, pins)
+    fetch.require_pinned(package, [original("z", b"not pinned", game="I")], pins)
+    with pytest.raises(DataError, match=r"g-data 2\.0 .* 3 files of G .*\(b, c, new\)") as error:
+        fetch.require_pinned(package, [whole[0], original("b", b"changed"), original("new", b"new")], pins)
+    assert "--accept" in error.value.hint
+
+
+def test_the_recipe_pins_every_permissive_game_and_only_those():
+    pins = fetch.read_pins(RECIPE / "music.sha256")
+    permissive = fetch.read_sources(RECIPE / "sources.toml", ["permissive"])
+    assert {game for game, _ in pins} == {one.game for one in permissive}
+    assert {one.licence for one in permissive} <= {"BSD-2-Clause", "BSD-3-Clause", "Zlib", "MIT"}
+    everything = fetch.read_sources(RECIPE / "sources.toml", ["permissive", "copyleft"])
+    assert len({one.game for one in everything}) == len(everything) >= 12
+
+
+def test_the_settings_of_the_recipe_are_settings(tmp_path):
+    shutil.copy(RECIPE / "dualdiff.toml", tmp_path)
+    settings = open_project(tmp_path).settings
+    assert settings.dataset.folder == DatasetConfig().folder == "music"
+    assert settings.vae_train.steps > 1000
+
+
+def test_missing_programs_are_named_in_one_line():
+    with pytest.raises(DualdiffError) as error:
+        fetch.require_tools({"sh": "dash", "no-such-program": "b-package", "nor-this": "a-package"})
+    assert error.value.message.endswith(": a-package, b-package")
+    assert error.value.hint.startswith("sudo apt-get install")
+    assert error.value.hint.endswith("a-package b-package")
+
+
+def test_notices_and_ledger_say_what_came_from_where(tmp_path):
+    root = put(tmp_path / "root", {"usr/share/doc/g/copyright": b"Copyright A", "CREDITS": b"by B"})
+    package = fetch.Package("g", "1.2-3", Path("g.deb"))
+    fetch.copy_notices(source(notices=("CREDITS",)), package, root, tmp_path / "LICENSES")
+    assert (tmp_path / "LICENSES" / "G.txt").read_text() == "Copyright A\nby B"
+    found = [original("a.mid", b""), original("b.mid", b""), original("c.ogg", b"")]
+    text = fetch.ledger([(source(), package, found)], fetch.Package("sounds", "9", Path("s.deb")), "MIT")
+    row = text.splitlines()[-1]
+    assert row.startswith("| G | 3 | MIT | g | 1.2-3 | MIDI, rendered by fluidsynth with sounds 9 (MIT); audio files")
+
+
+def test_audio_is_taken_as_it_is_and_not_twice(tmp_path):
+    track = tmp_path / "music" / "a.ogg"
+    fetch.make_track(original("a.ogg", b"first"), track, tmp_path)
+    fetch.make_track(original("a.ogg", b"second"), track, tmp_path)
+    assert track.read_bytes() == b"first"
+    assert [path.name for path in track.parent.iterdir()] == ["a.ogg"]
+
+
+def module():
+    """A module of one instrument and one pattern, in the format of ProTracker."""
+    wave = bytes([64] * 16 + [192] * 16)
+    instrument = struct.pack(">22sHBBHH", b"square", len(wave) // 2, 0, 64, 0, len(wave) // 2)
+    silent = struct.pack(">22sHBBHH", b"", 0, 0, 0, 0, 1)
+    cell = struct.pack(">HH", 428, 0x1000)  # C-2 of the first instrument
+    pattern = (cell + bytes(12)) + bytes(16 * 63)
+    return b"test".ljust(20, b"\0") + instrument + silent * 30 + bytes([1, 127]) + bytes(128) + b"M.K." + pattern + wave
+
+
+@pytest.mark.skipif(shutil.which("openmpt123") is None, reason="openmpt123 is not installed")
+def test_modules_are_rendered(tmp_path):
+    fetch.make_track(original("a.mod", module()), tmp_path / "a.flac", tmp_path)
+    samples, rate = soundfile.read(tmp_path / "a.flac")
+    assert rate == fetch.SAMPLE_RATE
+    assert samples.shape == (len(samples), 2)
+    assert len(samples) > 7 * rate
+    assert 0.001 < abs(samples).max() < 0.99
+
+
+@pytest.mark.skipif(shutil.which("openmpt123") is None, reason="openmpt123 is not installed")
+def test_a_module_that_cannot_be_rendered_is_told(tmp_path):
+    with pytest.raises(DualdiffError):
+        fetch.make_track(original("a.xm", b"no module"), tmp_path / "a.flac", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def soundfont():
+    """The smallest SoundFont there can be: one preset, one instrument, one cycle of a square wave, looped."""
+
+    def chunk(name, data):
+        return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+    def listed(kind, *chunks):
+        return chunk(b"LIST", kind + b"".join(chunks))
+
+    wave = struct.pack("<64h", *[9000] * 32, *[-9000] * 32) * 4 + bytes(92)
+    header = struct.pack("<20sIIIIIBbHH", b"square", 0, 256, 64, 192, 16000, 60, 0, 0, 1)
+    return chunk(
+        b"RIFF",
+        b"sfbk"
+        + listed(b"INFO", chunk(b"ifil", struct.pack("<HH", 2, 1)), chunk(b"INAM", b"test\0\0"))
+        + listed(b"sdta", chunk(b"smpl", wave))
+        + listed(
+            b"pdta",
+            chunk(
+                b"phdr",
+                struct.pack("<20sHHHIII", b"p", 0, 0, 0, 0, 0, 0) + struct.pack("<20sHHHIII", b"EOP", 0, 0, 1, 0, 0, 0),
+            ),
+            chunk(b"pbag", struct.pack("<HHHH", 0, 0, 1, 0)),
+            chunk(b"pmod", bytes(10)),
+            chunk(b"pgen", struct.pack("<HHHH", 41, 0, 0, 0)),
+            chunk(b"inst", struct.pack("<20sH", b"i", 0) + struct.pack("<20sH", b"EOI", 1)),
+            chunk(b"ibag", struct.pack("<HHHH", 0, 0, 2, 0)),
+            chunk(b"imod", bytes(10)),
+            chunk(b"igen", struct.pack("<HHHHHH", 54, 1, 53, 0, 0, 0)),
+            chunk(b"shdr", header + struct.pack("<20sIIIIIBbHH", b"EOS", 0, 0, 0, 0, 0, 0, 0, 0, 0)),
+        ),
+    )
+
+
+@pytest.mark.skipif(shutil.which("fluidsynth") is None, reason="fluidsynth is not installed")
+def test_midi_is_rendered(tmp_path):
+    (tmp_path / "s.sf2").write_bytes(soundfont())
+    fetch.make_track(original("a.mid", MIDI), tmp_path / "a.flac", tmp_path / "s.sf2")
+    samples, rate = soundfile.read(tmp_path / "a.flac")
+    assert rate == fetch.SAMPLE_RATE
+    assert len(samples) > 2 * rate
+    assert 0.001 < abs(samples).max() < 0.99
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
+def test_a_package_that_lies_there_is_not_fetched_again(tmp_path):
+    control = b"Package: g\nVersion: 1:1.2-3\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: test\n"
+    put(tmp_path / "g", {"DEBIAN/control": control})
+    subprocess.run(["dpkg-deb", "--build", "g", "g_1.2-3_all.deb"], cwd=tmp_path, check=True, capture_output=True)
+    package = fetch.fetch(["g"], tmp_path)
+    assert (package.name, package.version, package.file) == ("g", "1:1.2-3", tmp_path / "g_1.2-3_all.deb")
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="apt-get is not installed")
+def test_a_package_that_cannot_be_had_is_told(tmp_path):
+    with pytest.raises(DualdiffError, match=r"no-such-package-\d or no-such-package-\d is not to be had") as error:
+        fetch.fetch(["no-such-package-1", "no-such-package-2"], tmp_path)
+    assert "apt-get update" in error.value.hint
