@@ -11,8 +11,8 @@ from dualdiff import audio
 from dualdiff.config import build
 from dualdiff.errors import ConfigError
 from dualdiff.formats import FORMATS
-from dualdiff.formats.mel import MelConfig, MelFormat, mel_filters, mel_inverse
-from dualdiff.formats.stft import Stft, cut, hann_power_window, magnitude, reflected, to_unit
+from dualdiff.formats.mel import MelConfig, MelFormat, filters_on, mel_filters, mel_inverse
+from dualdiff.formats.stft import Stft, cut, hann_power_window, magnitude, reflected, with_magnitude
 
 MUSIC = sorted((Path(__file__).parents[1] / "examples" / "music").glob("*/*.ogg"))
 CONFIG = MelConfig()
@@ -99,6 +99,13 @@ def test_the_way_back_from_mel_is_least_squares():
     assert torch.allclose(coarse, fine[:, ::2], atol=1e-5)
 
 
+def test_filters_on_fewer_bins_see_what_they_see_between_them():
+    filters = mel_filters(CONFIG)
+    fine = torch.stack([torch.linspace(1, 3, 3201), torch.ones(3201)])
+    coarse = torch.stack([torch.linspace(1, 3, 1025), torch.ones(1025)])
+    assert torch.allclose(coarse @ filters_on(filters, 2048), fine @ filters, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("length", "hop"), [(2048, 256), (2000, 300)])
 def test_the_transform_is_torchs_and_its_inverse_undoes_it(length, hop):
     window = cut(hann_power_window(6400, 32), length // 2)
@@ -124,7 +131,7 @@ def test_magnitude_and_unit():
     spectra = torch.randn(4, 5, dtype=torch.complex64)
     spectra[0, 0] = 0
     assert torch.allclose(magnitude(spectra.clone()), spectra.abs())
-    unit = to_unit(spectra.clone())
+    unit = with_magnitude(spectra.clone())
     assert torch.allclose(unit[1:].abs(), torch.ones(3, 5))
     assert torch.allclose(unit * spectra.abs(), spectra, atol=1e-6)
     assert unit[0, 0] == 0

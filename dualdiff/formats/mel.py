@@ -16,12 +16,17 @@ from torch import Tensor
 
 from dualdiff.config import setting
 from dualdiff.formats.phase import Recovery, recover
+from dualdiff.formats.polish import ACCELERATED, Bands, Polish, Target
 from dualdiff.formats.stft import Stft, cut, hann_power_window, magnitude, reflected
 from dualdiff.progress import Progress, silent
 from dualdiff.types import Quality, Sample, Waveform
 
-ITERATIONS = {"pghi": {"draft": 10, "default": 40, "high": 100}, "fgla": {"draft": 100, "default": 400, "high": 1000}}
+ITERATIONS = {"pghi": {"draft": 8, "default": 30, "high": 120}, "fgla": {"draft": 100, "default": 400, "high": 1000}}
 """Of each way back and quality, unless set."""
+MONO_SHARE = 0.5
+"""For this share of pghi's iterations both channels agree on one phase."""
+FREE_HZ, BLEND_HZ = 400.0, 300.0
+"""From here on, and by degrees over so much more, only the mel is given to pghi's iterations, not each bin."""
 ENCODE_STDS = 5.0
 """Half the length of the window that encodes, in standard deviations: beyond are 4e-6 of its peak."""
 DECODE_STDS = 4.0
@@ -145,20 +150,24 @@ class MelFormat:
 
         The same seed gives each item the same waveform alone.
         """
-        stft, inverse = self._transform
         config = self.config
         iterations = ITERATIONS[config.phase][quality] if config.phase_iterations < 0 else config.phase_iterations
-        recovery = Recovery(stft, iterations, config.window_std if config.phase == "pghi" else None)
+        stft, inverse, bands = self._transform
+        if config.phase == "fgla":
+            recovery = Recovery(Polish(stft, iterations))
+        else:
+            recovery = Recovery(Polish(stft, iterations, ACCELERATED, MONO_SHARE, bands), config.window_std)
         waveforms = []
         for index, item in enumerate(sample):
 
             def tell(done: float, total: float, note: str = "", before: int = index) -> None:
                 progress(before * total + done, len(sample) * total, note)
 
-            def linear(first: int, last: int, item: Tensor = item) -> Tensor:
-                return (self.mel(item[..., first:last]).transpose(-1, -2) @ inverse).clamp_min_(0)
+            def source(first: int, last: int, item: Tensor = item) -> Target:
+                mel = self.mel(item[..., first:last]).transpose(-1, -2).contiguous()
+                return Target((mel @ inverse).clamp_min_(0), mel)
 
-            waveforms.append(recover(linear, item.shape[-1], recovery, seed=seed, circular=circular, progress=tell))
+            waveforms.append(recover(source, item.shape[-1], recovery, seed=seed, circular=circular, progress=tell))
         return torch.stack(waveforms)
 
     def mel(self, sample: Sample) -> Tensor:
@@ -167,14 +176,19 @@ class MelFormat:
         return powered.clamp_min_(0).pow_(1 / self.config.magnitude_power)
 
     @cached_property
-    def _transform(self) -> tuple[Stft, Tensor]:
-        """The transform of the way back, and the matrix (F, its bins) from mel to linear magnitudes."""
+    def _transform(self) -> tuple[Stft, Tensor, Bands]:
+        """The way back: its transform, the matrix (F, its bins) from mel to linear magnitudes, mel bands on it."""
         config = self.config
         length = config.n_fft
         if config.phase == "pghi":
             length = min(2 ** math.ceil(math.log2(2 * DECODE_STDS * config.window_std)), config.n_fft)
         stft = Stft(cut(self.window, length // 2), length, config.hop_length, self.device)
-        return stft, mel_inverse(self.filters, length).to(self.device)
+        inverse = mel_inverse(self.filters, length).to(self.device)
+        bin_hz = config.sample_rate / length
+        bands = Bands(
+            filters_on(self.filters, length).to(self.device), round(FREE_HZ / bin_hz), round(BLEND_HZ / bin_hz)
+        )
+        return stft, inverse, bands
 
 
 def _to_mel(frequency_hz: float) -> float:
@@ -203,9 +217,26 @@ def mel_inverse(filters: Tensor, n_fft: int) -> Tensor:
     The pseudo-inverse of the filters, interpolated linearly where that transform has other bins than the filters have.
     """
     inverse = torch.linalg.pinv(filters.double())
-    place = torch.linspace(0, filters.shape[0] - 1, n_fft // 2 + 1, dtype=torch.float64)
-    below = place.long().clamp_max(filters.shape[0] - 2)
-    return torch.lerp(inverse[:, below], inverse[:, below + 1], place - below).float()
+    below, part = _places(filters.shape[0], n_fft)
+    return torch.lerp(inverse[:, below], inverse[:, below + 1], part).float()
+
+
+def filters_on(filters: Tensor, n_fft: int) -> Tensor:
+    """The filters for magnitudes on the bins of a shorter transform, (n_fft // 2 + 1, F).
+
+    They see what the filters see in the same magnitudes interpolated linearly to their own bins.
+    """
+    below, part = _places(n_fft // 2 + 1, 2 * (filters.shape[0] - 1))
+    coarse = filters.new_zeros(n_fft // 2 + 1, filters.shape[1], dtype=torch.float64)
+    coarse.index_add_(0, below, filters * (1 - part)[:, None])
+    return coarse.index_add_(0, below + 1, filters * part[:, None]).float()
+
+
+def _places(bins: int, n_fft: int) -> tuple[Tensor, Tensor]:
+    """Where the bins of a transform lie among others of the same range: which bin is below, and how far behind it."""
+    place = torch.linspace(0, bins - 1, n_fft // 2 + 1, dtype=torch.float64)
+    below = place.long().clamp_max(bins - 2)
+    return below, place - below
 
 
 def _grouped(filters: Tensor, device: torch.device) -> list[tuple[int, int, Tensor]]:

@@ -6,42 +6,35 @@ Letters: N frames, F frequency bins, T time; magnitudes are (2, N, F), left and 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from dualdiff.formats.heap import integrate
-from dualdiff.formats.stft import Stft, to_unit
-from dualdiff.progress import Progress, silent
+from dualdiff.formats.polish import Polish, Target
+from dualdiff.formats.stft import Stft, with_magnitude
+from dualdiff.progress import Progress
 from dualdiff.seeding import Stream
 from dualdiff.types import Waveform
 
-MOMENTUM = 0.99 / 1.99
-"""The weight of the previous spectra: 0.99, in the form a / (1 + a)."""
-MONO_SHARE = 0.67
-"""For this share of the iterations both channels have the same magnitudes, and so agree on one phase."""
 AUDIBLE = 1e-4
 """Cells this far below the loudest, as a factor, get a random phase to start from instead of an integrated one."""
-CHUNK_FRAMES = 256
-"""Frames that go through an iteration together: few enough to stay in the processor's cache."""
 OVERLAP_SPANS = 4
 """Pieces overlap by so many spans of the frames that cover one audio sample."""
 MAX_CELLS = 6_000_000
 """N F of the longest piece that is recovered as one, in some 500 MB: 45 s of the fast method, 15 s of the reference."""
 
-Linear = Callable[[int, int], Tensor]
-"""Magnitudes (2, n, F) of the frames `first` to `last`: long spectrograms need not be in memory as a whole."""
+Source = Callable[[int, int], Target]
+"""What the spectra of the frames `first` to `last` should be: long spectrograms need not be in memory as a whole."""
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a phase is recovered: on which transform, from which start, with how many iterations."""
+    """How a phase is recovered: from which start, with which iterations."""
 
-    stft: Stft
-    iterations: int
+    polish: Polish
     window_std: float | None = None
     """Standard deviation of the (nearly Gaussian) window, audio samples, to start from integrated phases; or None."""
 
@@ -50,14 +43,14 @@ class Recovery:
         frames, bins = magnitudes.shape[1:]
         if self.window_std is None:
             field = torch.view_as_complex(torch.randn(frames, bins, 2, generator=generator)).to(magnitudes.device)
-            return to_unit(field)[None]
+            return with_magnitude(field)[None]
         mid = magnitudes.mean(0).cpu()
         phase = torch.rand(frames, bins, generator=generator, dtype=torch.float64) * 2 * math.pi
         known_frames = 0
         if known is not None:
             known_frames = known.shape[1]
             phase[:known_frames] = known[0].angle().cpu()
-        per_frame, per_bin = phase_gradient(mid, self.stft, self.window_std, circular)
+        per_frame, per_bin = phase_gradient(mid, self.polish.stft, self.window_std, circular)
         floor = max(mid.max().item() * AUDIBLE, 1e-30)
         integrate(mid.numpy(), per_frame.numpy(), per_bin.numpy(), phase.numpy(), known_frames, floor, circular)
         return torch.complex(phase.cos().float(), phase.sin().float())[None].to(magnitudes.device)
@@ -89,28 +82,29 @@ def _slope(values: Tensor, dim: int) -> Tensor:
 
 
 def recover(
-    linear: Linear, frames: int, recovery: Recovery, *, seed: int, circular: bool = False, progress: Progress
+    source: Source, frames: int, recovery: Recovery, *, seed: int, circular: bool = False, progress: Progress
 ) -> Waveform:
     """A waveform (2, T) near the magnitudes: T = (frames - 1) hop_length, or frames hop_length of a loop.
 
     Long ones are recovered in pieces that overlap: a piece begins with the spectra that the one before ended with, held
     through its iterations, so that both agree where they are crossfaded. A long loop ends with its beginning, likewise.
     """
-    stft = recovery.stft
+    stft = recovery.polish.stft
     overlap = OVERLAP_SPANS * stft.overlaps
     longest = max(MAX_CELLS // (stft.n_fft // 2 + 1), 4 * overlap)
     if frames < (1 if circular else 2):
         return stft.window.new_zeros(2, 0)
     if frames <= longest:
-        start = recovery.start(magnitudes := linear(0, frames), None, _generator(seed, 0), circular)
-        return polish(stft, magnitudes, start, recovery.iterations, circular=circular, progress=progress)
+        target = source(0, frames)
+        start = recovery.start(target.magnitudes, None, _generator(seed, 0), circular)
+        return recovery.polish(target, start, circular=circular, progress=progress)
     if not circular:
-        return _in_pieces(linear, frames, recovery, seed, longest, overlap, False, progress)
+        return _in_pieces(source, frames, recovery, seed, longest, overlap, False, progress)
 
-    def around(first: int, last: int) -> Tensor:
+    def around(first: int, last: int) -> Target:
         if last <= frames:
-            return linear(first, last)
-        return torch.cat([linear(first, frames), linear(0, last - frames)], 1)
+            return source(first, last)
+        return source(first, frames).followed_by(source(0, last - frames))
 
     waveform = _in_pieces(around, frames + overlap, recovery, seed, longest, overlap, True, progress)
     length = frames * stft.hop_length
@@ -122,7 +116,7 @@ def _generator(seed: int, piece: int) -> torch.Generator:
 
 
 def _in_pieces(
-    linear: Linear,
+    source: Source,
     frames: int,
     recovery: Recovery,
     seed: int,
@@ -132,7 +126,8 @@ def _in_pieces(
     progress: Progress,
 ) -> Waveform:
     """What `recover` does where one piece would be too long; `returns` if its last frames are its first ones again."""
-    stft, hop = recovery.stft, recovery.stft.hop_length
+    stft = recovery.polish.stft
+    hop = stft.hop_length
     pieces = math.ceil((frames - overlap) / (longest - overlap))
     step = math.ceil((frames - overlap) / pieces)
     whole = stft.window.new_zeros(2, 0)
@@ -143,10 +138,9 @@ def _in_pieces(
         known = held[0].mean(0, keepdim=True) if piece else None
         if returns and is_last:
             held[last - first - overlap // 2] = _spectra(whole, stft, overlap // 2, overlap)
-        magnitudes = linear(first, last)
-        start = recovery.start(magnitudes, known, _generator(seed, piece), False)
-        share = _share(progress, piece, pieces)
-        part = polish(stft, magnitudes, start, recovery.iterations, held=held, progress=share)
+        target = source(first, last)
+        start = recovery.start(target.magnitudes, known, _generator(seed, piece), False)
+        part = recovery.polish(target, start, held=held, progress=_share(progress, piece, pieces))
         whole = _joined(whole, part, first * hop, *(first * hop + time for time in _fade(stft))) if piece else part
     return whole
 
@@ -177,78 +171,3 @@ def _joined(before: Waveform, after: Waveform, start: int, fade_start: int, fade
     weight = torch.linspace(0, 1, fade_stop - fade_start, device=after.device)
     faded = torch.lerp(before[:, fade_start:fade_stop], after[:, fade_start - start : fade_stop - start], weight)
     return torch.cat([before[:, :fade_start], faded, after[:, fade_stop - start :]], -1)
-
-
-def stereo_weight(iteration: int, iterations: int) -> float:
-    """How far the channels have magnitudes of their own, from 0 (both the mean) to 1, after so many iterations."""
-    done = iteration / iterations if iterations else 1.0
-    return min(max((done - MONO_SHARE) / (1 - MONO_SHARE), 0.0), 1.0)
-
-
-def polish(
-    stft: Stft,
-    magnitudes: Tensor,
-    start: Tensor,
-    iterations: int,
-    *,
-    held: Mapping[int, Tensor] = MappingProxyType({}),
-    circular: bool = False,
-    progress: Progress = silent,
-) -> Waveform:
-    """Fast Griffin-Lim: y = iSTFT(P_i A_i), R_i = STFT(y), P_{i+1} = unit(R_i - MOMENTUM R_{i-1}).
-
-    The magnitudes A_i anneal from the mean of both channels to each channel's own; while they are equal, one channel is
-    computed for both.
-
-    Args:
-        stft: the transform.
-        magnitudes: (2, N, F).
-        start: P_0, (1, N, F), complex.
-        iterations: how many; with 0 the start is taken as it is.
-        held: spectra (2, K, F) that K frames from the one of the key on keep through all iterations.
-        circular: whether the first frame follows the last.
-        progress: told after each iteration.
-    """
-    frames = magnitudes.shape[1]
-    envelope = stft.envelope(frames, circular)
-    previous = torch.zeros_like(start)
-    waveform: Waveform | None = None
-    for iteration in range(iterations + 1):
-        weight = stereo_weight(iteration, iterations)
-        if weight > 0 and len(previous) == 1:
-            previous = previous.repeat(2, 1, 1)
-        padded = None if waveform is None else stft.padded(waveform, circular).expand(len(previous), -1)
-        buffer = stft.empty(len(previous), frames)
-        for first in range(0, frames, CHUNK_FRAMES):
-            last = min(first + CHUNK_FRAMES, frames)
-            unit = start[:, first:last] if padded is None else _next(stft, padded, previous, first, last)
-            spectra = unit * _annealed(magnitudes[:, first:last], weight)
-            for begin, kept in held.items():
-                _hold(spectra, kept, begin - first)
-            stft.add(buffer, spectra, first)
-        waveform = stft.finished(buffer, envelope, circular)
-        progress(iteration + 1, iterations + 1)
-    assert waveform is not None
-    return waveform
-
-
-def _hold(spectra: Tensor, kept: Tensor, begin: int) -> None:
-    """Put what is kept, (2, K, F), in the place of frames from `begin` on, as far as they are there."""
-    first, last = max(begin, 0), min(begin + kept.shape[1], spectra.shape[1])
-    if first < last:
-        part = kept[:, first - begin : last - begin]
-        spectra[:, first:last] = part if len(spectra) == 2 else part.mean(0)
-
-
-def _next(stft: Stft, padded: Waveform, previous: Tensor, first: int, last: int) -> Tensor:
-    """Some frames of P_{i+1} from y_i, `padded`; their R_i takes the place of R_{i-1} in `previous`."""
-    spectra = stft.spectra(padded, first, last)
-    accelerated = spectra - MOMENTUM * previous[:, first:last]
-    previous[:, first:last] = spectra
-    return to_unit(accelerated)
-
-
-def _annealed(magnitudes: Tensor, weight: float) -> Tensor:
-    """The channels' magnitudes (2, n, F), drawn together to their mean; (1, n, F) where nothing else is left."""
-    mid = magnitudes.mean(0, keepdim=True)
-    return torch.lerp(mid, magnitudes, weight) if weight > 0 else mid

@@ -44,11 +44,11 @@ def magnitude(spectra: Tensor) -> Tensor:
     return (parts[..., 0] + parts[..., 1]).sqrt_()
 
 
-def to_unit(spectra: Tensor) -> Tensor:
-    """Spectra divided by their magnitude, in place; zero stays zero."""
+def with_magnitude(spectra: Tensor, magnitudes: Tensor | float = 1.0) -> Tensor:
+    """Spectra with other magnitudes, in place; zero stays zero."""
     parts = torch.view_as_real(spectra)
     squares = parts.square()
-    parts *= (squares[..., 0] + squares[..., 1]).clamp_min_(1e-30).rsqrt_()[..., None]
+    parts *= (squares[..., 0] + squares[..., 1]).clamp_min_(1e-30).rsqrt_().mul_(magnitudes)[..., None]
     return spectra
 
 
