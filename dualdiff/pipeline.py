@@ -15,7 +15,7 @@ from torch import Tensor
 from dualdiff import __version__, audio
 from dualdiff.config import plain
 from dualdiff.device import compile_in_place, machine_name, room_for, select_device, select_precision
-from dualdiff.diffusion.canvas import Canvas, Known, as_line
+from dualdiff.diffusion.canvas import Known, lay_out, windowed
 from dualdiff.diffusion.denoiser import Denoise, Denoiser, autoguided, guided
 from dualdiff.diffusion.sampler import SAMPLERS, draw_noise, sigma_schedule
 from dualdiff.errors import DataError, UsageError, did_you_mean
@@ -29,6 +29,9 @@ from dualdiff.types import Latents, Quality, Waveform
 DECODE_STEPS = 6
 """What decoding a clip costs, in steps of the sampler, roughly: for the progress shown."""
 
+
+DEFAULT_CROP_COLUMNS = 640
+"""Of models that do not say what crops they were trained on: 41 s."""
 
 DEFAULTS = GenerateConfig()
 NOT_SAMPLED = ("model", "out", "length_s", "file_format", "loudness_lufs", "quality")
@@ -91,10 +94,20 @@ class Pipeline:
         return self.model.games
 
     @property
+    def column_multiple(self) -> int:
+        """The UNet takes whole multiples of so many columns: what it halves."""
+        return int(2 ** (len(self.model.unet.config.channel_mults) - 1))
+
+    @property
     def frame_multiple(self) -> int:
         """A clip's frames are a whole multiple of this: what VAE and UNet together halve."""
-        unet_levels = len(self.model.unet.config.channel_mults)
-        return int(self.model.vae_model.vae.reduction * 2 ** (unet_levels - 1))
+        return int(self.model.vae_model.vae.reduction * self.column_multiple)
+
+    @property
+    def longest(self) -> int:
+        """The columns that the UNet is given at once: as many as the crops that it was trained on."""
+        columns = int(self.model.facts.get("crop_columns", DEFAULT_CROP_COLUMNS))
+        return max(columns // self.column_multiple, 1) * self.column_multiple
 
     def encode(self, waveform: Waveform) -> Latents:
         """A waveform (2, T) at the format's rate to normalised latents (1, C, F, N), padded to whole multiples."""
@@ -181,24 +194,27 @@ class Pipeline:
         self,
         requests: Sequence[Request],
         *,
-        canvas: Canvas = as_line,
+        ring: bool = False,
         known: Known | None = None,
         progress: Progress = silent,
     ) -> Latents:
         """The normalised latents (B, C, F, N) of requests of one kind: all sampling goes through here.
 
-        `canvas` says how the time axis is treated. `known` latents are started from, at the requests' strength, and
-        held where they are kept; those of a request's own `init` unless given.
+        What is longer than the crops that the UNet was trained on goes through it in windows; so does a `ring`, whose
+        end leads back to its beginning. `known` latents are started from, at the requests' strength, and held where
+        they are kept; those of a request's own `init` unless given.
         """
         first = requests[0]
         labels = self._labels(requests)
         sigmas = self._sigmas(first.config, first.strength)
         shape = self._shape(first)
-        noise = draw_noise([Stream(request.seed).torch("noise") for request in requests], shape, self.device)
+        streams = [Stream(request.seed) for request in requests]
+        noise = draw_noise([stream.torch("noise") for stream in streams], shape, self.device)
         known = known or self._varied(requests, shape[-1])
-        denoise = canvas(self._guided(labels, first.config))
+        canvas = lay_out(shape[-1], longest=self.longest, multiple=self.column_multiple, ring=ring)
+        denoise = windowed(self._guided(labels, first.config), canvas, streams, known)
         if known is not None:
-            noise, denoise = known.start(noise, sigmas[0].item()), known.hold(denoise)
+            noise = known.start(noise, sigmas[0].item())
         sampler = SAMPLERS[first.config.sampler]
         return sampler(denoise, noise, sigmas, lambda done, total: progress(done, total, "sampling"))
 
@@ -244,7 +260,8 @@ class Pipeline:
     def _clips_at_once(self, request: Request) -> int:
         if self.device.type != "cuda":
             return 1
-        shape = self._shape(request)
+        channels, rows, columns = self._shape(request)
+        shape = channels, rows, min(columns, self.longest)
         if shape not in self._room:
             denoise = self._guided(self._labels([request]), request.config)
 

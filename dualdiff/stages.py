@@ -162,7 +162,8 @@ def train_unet(project: Project, progress: Progress = silent) -> TrainResult:
         facts = {"project": settings.project.name, "steps": steps, "dualdiff": __version__}
         tracks = [(track.game, _seconds(index, track.columns)) for track in index.tracks_of("train")]
         card = _card(settings.project.name, facts, tracks)
-        save_unet(model, vae_model, unet, weights, {**facts, **_needed_to_generate(index, space)}, card)
+        needed = _needed_to_generate(index, space, columns)
+        save_unet(model, vae_model, unet, weights, {**facts, **needed}, card)
         save_mix(model, fit_mix(index))
 
     steps = train(objective, source, config, run, accelerator, seed=seed, export=export, progress=progress)
@@ -199,12 +200,13 @@ def latent_space(index: LatentIndex, vae_model: VAEModel) -> LatentSpace:
     return LatentSpace(mean=index.mean, std=index.std, sigma_min=SIGMA_DATA * vae_model.vae.noise_std / rms)
 
 
-def _needed_to_generate(index: LatentIndex, space: LatentSpace) -> dict[str, Any]:
+def _needed_to_generate(index: LatentIndex, space: LatentSpace, columns: int) -> dict[str, Any]:
     return {
         "games": list(index.games),
         "latent_mean": list(space.mean),
         "latent_std": list(space.std),
         "sigma_min": space.sigma_min,
+        "crop_columns": columns,
     }
 
 

@@ -159,7 +159,8 @@ def save_unet(
 ) -> None:
     """Write a whole model folder: copies of the format and VAE it was trained on, then the UNet.
 
-    `facts` must hold "games", "latent_mean", "latent_std" and "sigma_min": what generation needs besides weights.
+    `facts` must hold "games", "latent_mean", "latent_std" and "sigma_min": what generation needs besides weights; and
+    may hold "crop_columns", how long the latents were that the UNet was trained on.
     """
     for name in ("format.json", "vae.json", "vae.safetensors"):
         write_bytes_atomically(folder / name, (vae_model.folder / name).read_bytes())

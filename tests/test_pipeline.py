@@ -110,19 +110,26 @@ def test_known_latents_stay_where_they_are_kept(pipeline: Pipeline) -> None:
     assert error[..., 8:].std() > 0.2
 
 
-def test_the_canvas_sees_every_evaluation(pipeline: Pipeline) -> None:
-    shapes = []
+def test_what_is_longer_than_the_training_crops_goes_through_in_windows(pipeline: Pipeline, monkeypatch) -> None:
+    request = replace(EIGHT[0], length_s=4.0)
+    whole = pipeline.sample([request])
+    sizes = []
+    denoiser = pipeline._denoiser
 
-    def watched(denoise):
-        def denoise_and_tell(x, sigma, start):
-            shapes.append(x.shape)
-            return denoise(x, sigma, start)
+    def watched(x, sigma, labels):
+        sizes.append(x.shape[-1])
+        return denoiser(x, sigma, labels)
 
-        return denoise_and_tell
-
-    latents = pipeline.sample(EIGHT[:1], canvas=watched)
-    assert shapes == [latents.shape] * 2
-    assert torch.equal(latents, pipeline.sample(EIGHT[:1]))
+    monkeypatch.setattr(pipeline, "_denoiser", watched)
+    assert torch.equal(pipeline.sample([request]), whole)
+    assert set(sizes) == {whole.shape[-1]}
+    sizes.clear()
+    monkeypatch.setattr(type(pipeline), "longest", 16)
+    windows = pipeline.sample([request])
+    assert set(sizes) == {16}
+    assert windows.shape == whole.shape
+    assert not torch.equal(windows, whole)
+    assert torch.equal(pipeline.sample([request]), windows)
 
 
 def test_a_model_that_guides_itself_changes_nothing_and_another_does(pipeline: Pipeline, tmp_path: Path) -> None:

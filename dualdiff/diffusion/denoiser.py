@@ -82,10 +82,13 @@ class Denoiser:
 
 
 def conditioned(denoiser: LabelledDenoise, labels: Tensor) -> Denoise:
-    """The denoiser at fixed labels (B, K), without guidance; a row of zeros asks for the unconditional model."""
+    """The denoiser at fixed labels (B, K), without guidance; a row of zeros asks for the unconditional model.
+
+    A whole multiple of B rows at once, say several windows of each clip, has the labels as often.
+    """
 
     def denoise(x: Latents, sigma: Sigma, start: float) -> Latents:
-        return denoiser(x, sigma, labels)
+        return denoiser(x, sigma, _for_rows(labels, x))
 
     return denoise
 
@@ -95,18 +98,19 @@ def guided(
 ) -> Denoise:
     """Classifier-free guidance: D_u + w (D_c - D_u) in steps that start in (low, high], D_c in the others.
 
-    D_c is the denoiser at the labels (B, K) and D_u without labels; both are computed in one batch of 2B. A scale of 1
+    D_c is the denoiser at the labels (B, K) and D_u without labels; both are computed in one double batch. A scale of 1
     and labels that are all zero need no D_u, and do not compute it.
     """
     plain = conditioned(denoiser, labels)
     if scale == 1 or not labels.any():
         return plain
-    both = conditioned(denoiser, torch.cat([labels, torch.zeros_like(labels)]))
 
     def denoise(x: Latents, sigma: Sigma, start: float) -> Latents:
         if not _within(start, interval):
             return plain(x, sigma, start)
-        with_labels, without = both(torch.cat([x, x]), torch.cat([sigma, sigma]), start).chunk(2)
+        rows = _for_rows(labels, x)
+        both = torch.cat([rows, torch.zeros_like(rows)])
+        with_labels, without = denoiser(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
         return without.lerp(with_labels, scale)
 
     return denoise
@@ -132,6 +136,11 @@ def autoguided(
         return worse(x, sigma, start).lerp(better, scale)
 
     return denoise
+
+
+def _for_rows(labels: Tensor, x: Latents) -> Tensor:
+    """The labels (B, K) of as many rows as x has, whole multiples of B."""
+    return labels.repeat(len(x) // len(labels), 1) if len(labels) > 1 or len(x) > 1 else labels
 
 
 def _within(start: float, interval: tuple[float, float]) -> bool:

@@ -103,6 +103,16 @@ class VAE(nn.Module):
         columns: int = math.ceil(reach / self.reduction)
         return columns * self.reduction
 
+    @property
+    def decoder_context(self) -> int:
+        """Columns of latents on each side that a frame of the decoder's sample depends on at most."""
+        levels = len(self.config.channel_mults)
+        reach = 5.0 * 2 ** (levels - 1) + 1  # the first convolution, the two blocks at the bottom; the last convolution
+        for level in range(levels):
+            reach += (2 * self.config.decoder_blocks + 2 * (level < levels - 1)) * 2**level
+        columns: int = math.ceil(reach / self.reduction) + 1
+        return columns
+
     def encode(self, sample: Sample) -> Latents:
         """The mode of the latents: (B, C, F, N) to (B, latent channels, F/8, N/8); N a multiple of 8."""
         return self.posterior(sample)[0]
