@@ -90,6 +90,19 @@ def test_latents_are_of_unit_variance_and_know_their_vae(chain: Path) -> None:
     assert model.space.mean == pytest.approx(tuple(index.mean))
 
 
+def test_vae_test_measures_held_out_tracks_without_and_with_the_vae(
+    chain: Path, run_cli: Callable[..., object]
+) -> None:
+    quick = ["--seconds", 1, "--set", "format.phase_iterations=1", "--project", chain]
+    outcome = run_cli("vae", "test", *quick, *tiny_settings())
+    assert outcome.code == 0
+    lines = outcome.stdout.splitlines()
+    assert "held-out excerpts" in lines[0]
+    assert lines[1].split() == ["measure", "best", "mel", "mel", "+", "VAE"]
+    found = json.loads(run_cli("vae", "test", "-n", 1, "--json", *quick, *tiny_settings()).stdout)
+    assert [(way["name"], way["files"]) for way in found] == [("mel", 1), ("mel + VAE", 1)]
+
+
 def test_generate_writes_a_clip_for_a_mix(chain: Path, tmp_path: Path, run_cli: Callable[..., object]) -> None:
     mix = "bubble bay:0.7,Deja Vu, the Game:0.3"
     outcome = run_cli("generate", "--game", mix, "--length", 2, "--seed", 3, "--out", tmp_path, "--project", chain)

@@ -75,7 +75,7 @@ def compare(
         console.say_json(found)
         return
     console.say(f"{len(paths)} excerpts, {found[0]['audio_s']:.0f} s in all")
-    console.table(("measure", "best", *(way["name"] for way in found)), list(_measured(found)))
+    console.table(("measure", "best", *(way["name"] for way in found)), list(measured(found)))
 
 
 def spread(rows: "Sequence[Row]", count: int) -> "list[Row]":
@@ -97,7 +97,7 @@ def _format(project: "Project") -> "Format":
     return made
 
 
-def _measured(found: Sequence[dict[str, Any]]) -> Iterable[list[Any]]:
+def measured(found: Sequence[dict[str, Any]]) -> Iterable[list[Any]]:
     """A line for each measure: what it is, which end is good, and its value for each of the ways or files."""
     from dualdiff.evaluation.metrics import METRICS
 
@@ -110,7 +110,7 @@ def _measured(found: Sequence[dict[str, Any]]) -> Iterable[list[Any]]:
 
 def _show(result: dict[str, Any]) -> None:
     console.say(f"{result['path']}, {result['duration_s']:.1f} s")
-    console.table(("measure", "best", "round trip"), list(_measured([result])))
+    console.table(("measure", "best", "round trip"), list(measured([result])))
     for written in (result["audio"], result["picture"]):
         if written:
             console.say(str(written))
