@@ -1,21 +1,21 @@
 """Generated clips as files: what they are called, and the recipe in their tags that renders them again."""
 
-import dataclasses
 import json
 import math
 import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dualdiff import audio
 from dualdiff.errors import DataError, DualdiffError, UsageError
-from dualdiff.files import is_file_name, sha256_of
+from dualdiff.files import is_file_name, sha256_of, write_json_atomically
 from dualdiff.pipeline import Clip, Pipeline
-from dualdiff.recipe import CHANGED, read_recipe, wanted
-from dualdiff.request import Given, Request
+from dualdiff.recipe import CHANGED, SIDECAR, read_recipe, wanted
+from dualdiff.request import GenerateConfig, Given, Request
 
 LONGEST_NAME = 80
 """The games' share of a file name, in letters."""
@@ -26,11 +26,21 @@ VARIATION_STRENGTH = 0.6
 
 @dataclass(frozen=True)
 class Job:
-    """A request, the name of the file it goes to, and the recipe it was read from (empty for new music)."""
+    """A request, the name of the file it goes to, and the recipe that it repeats (empty where it repeats none)."""
 
-    name: str
+    stem: str
     request: Request
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The suffix of the file, without its dot."""
+        return str(self.request.config.file_format)
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return f"{self.stem}.{self.kind}"
 
 
 def given(path: Path, pipeline: Pipeline, length_s: float | None = None) -> Given:
@@ -48,48 +58,65 @@ def given(path: Path, pipeline: Pipeline, length_s: float | None = None) -> Give
     return Given(waveform=levelled, file=path.name, sha256=sha256_of(path))
 
 
-def length_of(path: Path) -> float:
-    """The length of an audio file, seconds: what a variation of it lasts unless the user says otherwise.
-
-    Raises:
-        DataError: the file is not audio.
-    """
-    return audio.probe(path).duration_s
-
-
-def series(request: Request, count: int) -> list[Job]:
-    """The jobs of `count` clips whose seeds count up; named by games, seed and index: `noiz2sa-seed7-02.flac`."""
-    slugs = [re.sub(r"\W+", "-", game.casefold()).strip("-") for game, weight in request.games.items() if weight > 0]
-    games = "+".join(slugs)[:LONGEST_NAME].rstrip("-+") or "any"
-    seeds = range(request.seed, request.seed + count)
+def named(requests: Sequence[Request], stem: str = "") -> list[Job]:
+    """The requests as jobs, named by games, seed and index: `noiz2sa-seed7-02.flac`; by `stem` if there is one."""
+    several = len(requests) > 1
     return [
         Job(
-            f"{games}-seed{seed}-{index:02d}.{request.config.file_format}",
-            dataclasses.replace(request, seed=seed),
-            recipe={},
+            (f"{stem}-{index:02d}" if several else stem)
+            if stem
+            else f"{_mix(request.games)}-seed{request.seed}-{index:02d}",
+            request,
         )
-        for index, seed in enumerate(seeds)
+        for index, request in enumerate(requests)
     ]
 
 
-def write_clip(path: Path, clip: Clip) -> None:
-    """Write a clip with its recipe in its tags, atomically.
+def _mix(games: Mapping[str, float]) -> str:
+    """The games that are asked for, as letters of a file name."""
+    slugs = [slug(game) for game, weight in games.items() if weight > 0]
+    return "+".join(slugs)[:LONGEST_NAME].rstrip("-+") or "any"
+
+
+def slug(text: str) -> str:
+    """A text as letters of a file name, none of which can lead anywhere else."""
+    return re.sub(r"\W+", "-", text.casefold()).strip("-")
+
+
+def write_clip(path: Path, clip: Clip, sidecar: bool = False) -> None:
+    """Write a clip with its recipe in its tags, atomically; and the same beside it as JSON, if asked.
 
     Raises:
         DualdiffError: the folder cannot be written to.
     """
-    title = " + ".join(game for game, weight in clip.recipe["games"].items() if weight > 0)[:LONGEST_NAME] or "any game"
+    wanted_games = [game for game, weight in clip.recipe["games"].items() if weight > 0]
+    title = " + ".join(wanted_games)[:LONGEST_NAME] or "any game"
     comment = json.dumps(clip.recipe, ensure_ascii=False)
     audio.write(path, clip.waveform, clip.sample_rate, title=title, artist="dualdiff", comment=comment)
+    if sidecar:
+        facts = {
+            "file": path.name,
+            "sha256": sha256_of(path),
+            "title": title,
+            "duration_s": clip.waveform.shape[-1] / clip.sample_rate,
+            "sample_rate": clip.sample_rate,
+            "loudness_lufs": round(audio.loudness_lufs(clip.waveform, clip.sample_rate), 2),
+            "true_peak_db": round(audio.true_peak_db(clip.waveform, clip.sample_rate), 2),
+        }
+        finite = {key: None if value == -math.inf else value for key, value in facts.items()}
+        write_json_atomically(path.with_suffix(SIDECAR), {**finite, "recipe": clip.recipe})
 
 
 def require_free(paths: list[Path], force: bool) -> None:
     """Refuse, before any work is done, files that exist already and folders that cannot be written to.
 
     Raises:
-        UsageError: a file exists and `force` is not set.
+        UsageError: a file exists and `force` is not set, or two clips would go into one file.
         DualdiffError: the folder cannot be made or written to.
     """
+    twice = [path for path, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise UsageError(f"two clips would be written to {twice[0].name}", "give each a name of its own")
     taken = [path for path in paths if path.exists()]
     if taken and not force:
         raise UsageError(f"{taken[0]} exists already", "choose another --seed or --out, or let --force replace it")
@@ -121,8 +148,8 @@ def again(path: Path, pipeline: Pipeline, file_format: str | None = None) -> Job
         if made_with != here:
             told = f"{path} was made with {_named(what, made_with)}, this is {_named(what, here)}"
             raise DataError(told, f"name the folder of that {what} with {flag}" if made_with else f"leave {flag} out")
-    suffix = file_format or path.suffix[1:].lower()
-    asked = wanted(recipe, str(path), suffix)
+    kind = path.suffix[1:].lower()
+    asked = wanted(recipe, str(path), file_format or (GenerateConfig().file_format if kind == SIDECAR[1:] else kind))
     request = Request(
         games=asked.games,
         length_s=asked.facts.length_s,
@@ -131,7 +158,7 @@ def again(path: Path, pipeline: Pipeline, file_format: str | None = None) -> Job
         init=_varied(path, asked.init_file, asked.init_sha256, pipeline, asked.facts.length_s),
         strength=asked.facts.strength,
     )
-    return Job(f"{path.stem}-again.{suffix}", request, recipe)
+    return Job(f"{path.stem}-again", request, recipe)
 
 
 def _named(what: str, content_hash: Any) -> str:

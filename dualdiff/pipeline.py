@@ -34,7 +34,7 @@ DEFAULT_CROP_COLUMNS = 640
 """Of models that do not say what crops they were trained on: 41 s."""
 
 DEFAULTS = GenerateConfig()
-NOT_SAMPLED = ("model", "out", "length_s", "file_format", "loudness_lufs", "quality")
+NOT_SAMPLED = ("model", "guide", "out", "length_s", "file_format", "loudness_lufs", "quality")
 """Settings that clips of one batch may differ in."""
 
 

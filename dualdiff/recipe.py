@@ -14,12 +14,19 @@ from dualdiff import audio
 from dualdiff.config import Source, build, setting
 from dualdiff.errors import ConfigError, DataError
 from dualdiff.files import hash_of
-from dualdiff.request import MAX_LENGTH_S, NOT_OF_THE_MUSIC, GenerateConfig
+from dualdiff.request import MAX_LENGTH_S, NOT_OF_THE_MUSIC, SHORTEST_S, GenerateConfig
+from dualdiff.store import read_json
 
 CHECK = "check"
 """The key of the check sum."""
 
 CHANGED = "its tags were changed: only a clip whose tags are whole can be rendered again"
+
+SIDECAR = ".json"
+"""The suffix of the file beside a clip that says what its tags say, for programs."""
+
+LONGEST = 1 << 20
+"""Letters of a recipe: what is longer never was one."""
 
 REQUIRED = {"dualdiff", "model", "games", "seed", "length_s", CHECK}
 """What every recipe holds."""
@@ -33,7 +40,7 @@ class Facts:
     """What a recipe must hold besides the games and the settings, and what it may be: tags can be edited by anyone."""
 
     seed: int = setting(0, "the seed", minimum=0)
-    length_s: float = setting(1.0, "length of the clip, seconds", above=0, maximum=MAX_LENGTH_S)
+    length_s: float = setting(1.0, "length of the clip, seconds", minimum=SHORTEST_S, maximum=MAX_LENGTH_S)
     strength: float = setting(1.0, "how far a variation strays", above=0, maximum=1)
 
 
@@ -55,24 +62,34 @@ def sealed(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe in a clip's tags.
+    """The recipe in a clip's tags, or in the JSON file beside one.
 
     Raises:
-        DataError: the file is not audio, holds no recipe, or one that was changed.
+        DataError: the file is not audio or JSON, holds no recipe, or one that was changed.
     """
-    comment = audio.probe(path).tags.get("comment", "")
-    try:
-        recipe = json.loads(comment)
-    except (ValueError, RecursionError):
-        recipe = None
+    if path.suffix.lower() == SIDECAR:
+        table = read_json(path)
+        recipe, place = (table.get("recipe") if isinstance(table, dict) else None), ""
+    else:
+        recipe, place = _in_tags(path), " in its comment tag"
     if not isinstance(recipe, dict) or not recipe.keys() >= REQUIRED:
         raise DataError(
-            f"{path} holds no recipe of dualdiff in its comment tag",
+            f"{path} holds no recipe of dualdiff{place}",
             "only a clip that `dualdiff generate` wrote can be rendered again, and only while its tags are whole",
         )
     if recipe != sealed(recipe):
         raise DataError(f"the recipe in {path} was changed: its check sum is not that of what it says", CHANGED)
     return recipe
+
+
+def _in_tags(path: Path) -> Any:
+    comment = audio.probe(path).tags.get("comment", "")
+    if len(comment) > LONGEST:
+        return None
+    try:
+        return json.loads(comment)
+    except (ValueError, RecursionError):
+        return None
 
 
 def wanted(recipe: Mapping[str, Any], where: str, file_format: str) -> Wanted:

@@ -15,13 +15,18 @@ MAX_LENGTH_S = 3600.0
 """The longest clip, seconds: what fits into memory on an ordinary machine."""
 
 
+SHORTEST_S = 0.1
+"""The shortest clip, seconds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     """How clips are written unless the command says otherwise."""
 
     model: str = setting("models/unet", "the model folder that plays")
+    guide: str = setting("", "a smaller or earlier model to be guided away from (autoguidance); empty: from no game")
     out: str = setting("clips", "the folder that clips are written to")
-    length_s: float = setting(45.0, "length of a clip, seconds", above=0, maximum=MAX_LENGTH_S)
+    length_s: float = setting(45.0, "length of a clip, seconds", minimum=SHORTEST_S, maximum=MAX_LENGTH_S)
     sampler: Literal["dpmpp_2m", "heun", "euler"] = setting("dpmpp_2m", "the sampler")
     steps: int = setting(24, "steps of the sampler", minimum=1)
     rho: float = setting(7.0, "how the steps crowd towards low noise", minimum=1)
@@ -77,10 +82,9 @@ class Request:
     """From which share of the noise a variation starts: above 0 (nearly the same) to 1 (nearly free)."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.length_s <= MAX_LENGTH_S:
+        if not SHORTEST_S <= self.length_s <= MAX_LENGTH_S:
             raise UsageError(
-                f"a length of {self.length_s:g} s cannot be",
-                f"a clip is longer than 0 and at most {MAX_LENGTH_S:g} seconds",
+                f"a length of {self.length_s:g} s cannot be", f"a clip lasts {SHORTEST_S:g} to {MAX_LENGTH_S:g} seconds"
             )
         if self.init is None and self.strength != 1.0:
             raise UsageError("a strength needs a clip to vary", "name one with --init")
@@ -101,7 +105,7 @@ class Request:
         return facts
 
 
-NOT_OF_THE_MUSIC = ("model", "out", "length_s", "file_format")
+NOT_OF_THE_MUSIC = ("model", "guide", "out", "length_s", "file_format")
 """Settings that a clip does not depend on, or that its request holds itself."""
 
 

@@ -11,6 +11,6 @@ from dualdiff import audio
 from dualdiff.pipeline import Pipeline
 
 pipeline = Pipeline.load(sys.argv[1])
-clip = pipeline.generate({pipeline.games[0]: 0.7, pipeline.games[-1]: 0.3}, length_s=10, seed=1)
+clip = pipeline.generate(games={pipeline.games[0]: 0.7, pipeline.games[-1]: 0.3}, length_s=10, seed=1)
 audio.write(sys.argv[2], clip.waveform, clip.sample_rate)
 print(clip.recipe)

@@ -37,6 +37,8 @@ LAYERS = {
     "recipe": 3,
     "pipeline": 3,
     "clips": 3,
+    "orders": 3,
+    "lists": 3,
     "data": 3,
     "training": 4,
     "evaluation": 4,
@@ -61,7 +63,7 @@ ORDERED = [
         "device",
         "games",
     ),
-    ("store", "request", "recipe", "pipeline", "clips", "data"),
+    ("store", "request", "recipe", "pipeline", "clips", "orders", "lists", "data"),
     ("training", "evaluation"),
     ("settings", "checks", "stages"),
 ]

@@ -8,7 +8,7 @@ import torch
 from test_store import write_model
 
 from dualdiff import audio
-from dualdiff.clips import again, given, require_free, series, write_clip
+from dualdiff.clips import again, given, named, require_free, slug, write_clip
 from dualdiff.errors import DataError, DualdiffError, UsageError
 from dualdiff.pipeline import Clip, Pipeline
 from dualdiff.recipe import read_recipe, sealed
@@ -33,17 +33,16 @@ def clip(**changes):
 
 
 def test_names_tell_games_seed_and_index():
-    assert [job.name for job in series(REQUEST, 2)] == [
+    assert [job.name for job in named([REQUEST, replace(REQUEST, seed=8)])] == [
         "déjà-vu-the-game+noiz2sa-seed7-00.flac",
         "déjà-vu-the-game+noiz2sa-seed8-01.flac",
     ]
-    assert series(replace(REQUEST, games={}), 1)[0].name == "any-seed7-00.flac"
-    assert series(replace(REQUEST, games={"A": 1.0, "B": 0.0}), 1)[0].name == "a-seed7-00.flac"
-    assert len(series(replace(REQUEST, games={"../x" * 99: 1.0}), 1)[0].name) < 120
-
-
-def test_seeds_count_up_so_that_a_later_clip_is_the_first_of_a_later_seed():
-    assert series(REQUEST, 3)[2].request == series(replace(REQUEST, seed=9), 1)[0].request
+    assert named([replace(REQUEST, games={})])[0].name == "any-seed7-00.flac"
+    assert named([replace(REQUEST, games={"A": 1.0, "B": 0.0, "C": -0.5})])[0].name == "a-seed7-00.flac"
+    assert len(named([replace(REQUEST, games={"../x" * 99: 1.0})])[0].name) < 120
+    assert [job.name for job in named([REQUEST] * 2, "mine")] == ["mine-00.flac", "mine-01.flac"]
+    assert named([replace(REQUEST, config=GenerateConfig(file_format="ogg"))], "mine")[0].name == "mine.ogg"
+    assert slug("../../Étude: N° 5/..") == "étude-n-5"
 
 
 @pytest.mark.parametrize("suffix", ["flac", "wav", "ogg", "mp3"])
@@ -115,6 +114,8 @@ def test_a_strength_without_a_clip_to_vary_is_refused():
 def test_existing_files_and_unwritable_folders_are_refused_beforehand(tmp_path):
     taken = tmp_path / "taken.flac"
     taken.write_text("mine")
+    with pytest.raises(UsageError, match=r"two clips would be written to free\.flac"):
+        require_free([tmp_path / "free.flac"] * 2, force=True)
     with pytest.raises(UsageError, match=r"taken\.flac exists already"):
         require_free([tmp_path / "free.flac", taken], force=False)
     require_free([taken], force=True)

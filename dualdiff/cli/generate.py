@@ -10,51 +10,78 @@ from dualdiff.cli import console
 from dualdiff.cli.options import HERE, Force, Overrides, ProjectDir, QualityOption, open_or_defaults
 
 if TYPE_CHECKING:
+    from dualdiff.clips import Job
+    from dualdiff.pipeline import Clip
     from dualdiff.settings import Project
 
 Games = Annotated[
     list[str] | None,
-    typer.Option("--game", metavar="NAME[:WEIGHT],...", help="Games and their weights; may be repeated. Without: any."),
+    typer.Option(
+        "--game",
+        metavar="NAME[:WEIGHT],...",
+        help="Games and their weights, below 0 to lead away from a game; may be repeated. Without: any.",
+    ),
 ]
 Length = Annotated[float | None, typer.Option(metavar="SECONDS", help="Length of a clip; 0.1 to 3600.")]
-Count = Annotated[int, typer.Option(metavar="N", min=1, help="How many clips, with seeds that count up.")]
+Count = Annotated[int | None, typer.Option(metavar="N", min=1, help="How many clips, with seeds that count up.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the first clip; 0 unless said.")]
 Steps = Annotated[int | None, typer.Option(metavar="N", help="Steps of the sampler.")]
 Sampler = Annotated[str | None, typer.Option(metavar="NAME", help="dpmpp_2m, heun or euler.")]
 Scale = Annotated[float | None, typer.Option(metavar="SCALE", help="Guidance: 1 none; more follows the games.")]
+Interval = Annotated[
+    str | None, typer.Option("--cfg-interval", metavar="LO:HI", help="Guidance acts between these noise levels only.")
+]
+Guide = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Guide away from this smaller or earlier model, not from music of no game."),
+]
+Sweep = Annotated[
+    str | None, typer.Option(metavar="A..B", help="Clips of one seed, from all of game A to all of game B.")
+]
+Between = Annotated[int | None, typer.Option("--steps-between", metavar="N", help="How many clips a sweep is; 5.")]
+List = Annotated[
+    Path | None,
+    typer.Option("--list", metavar="FILE", help="A clip for each row of a CSV or [[clip]] of a TOML file of flags."),
+]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder that clips are written to.")]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="File name of the clip, without suffix.")]
 Kind = Annotated[str | None, typer.Option("--format", metavar="KIND", help="flac, wav, ogg or mp3.")]
 ModelDir = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="The model folder that plays.")]
-From = Annotated[Path | None, typer.Option("--from", metavar="CLIP", help="Render a clip again from its tags.")]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="CLIP", help="Render a clip again from its tags; other flags change its recipe."),
+]
 Init = Annotated[Path | None, typer.Option(metavar="CLIP", help="Write a variation of this audio file.")]
 Strength = Annotated[float | None, typer.Option(metavar="0..1", help="How far a variation may stray; 0.6 unless said.")]
 Loudness = Annotated[float | None, typer.Option(metavar="LUFS", help="Loudness of a clip; -60 to 0.")]
 Picture = Annotated[bool, typer.Option("--picture", help="Write a spectrogram beside each clip.")]
-
-SHORTEST_S = 0.1
-"""The shortest clip, seconds."""
-
-FLAGS = {"length_s": "length", "cfg_scale": "cfg", "loudness_lufs": "loudness", "file_format": "format"}
-"""The flags of settings that are called otherwise."""
+Sidecar = Annotated[bool, typer.Option("--sidecar", help="Write the recipe and levels beside each clip, as JSON.")]
 
 
 def generate(
     game: Games = None,
     length: Length = None,
-    count: Count = 1,
+    count: Count = None,
     seed: Seed = None,
     steps: Steps = None,
     sampler: Sampler = None,
     cfg: Scale = None,
+    cfg_interval: Interval = None,
+    guide: Guide = None,
     quality: QualityOption = None,
+    sweep: Sweep = None,
+    steps_between: Between = None,
+    list_: List = None,
     out: Out = None,
-    kind: Kind = None,
+    name: Name = None,
+    format_: Kind = None,
     model: ModelDir = None,
     from_: From = None,
     init: Init = None,
     strength: Strength = None,
     loudness: Loudness = None,
     picture: Picture = False,
+    sidecar: Sidecar = False,
     force: Force = False,
     project: ProjectDir = HERE,
     overrides: Overrides = None,
@@ -63,49 +90,75 @@ def generate(
 
     What no option says is as in [generate] of dualdiff.toml.
     """
-    from dualdiff import clips
-    from dualdiff.evaluation.plots import Row, write_spectrograms
-    from dualdiff.games import parse_games
+    said = {
+        "game": game,
+        "length": length,
+        "count": count,
+        "seed": seed,
+        "steps": steps,
+        "sampler": sampler,
+        "cfg": cfg,
+        "cfg-interval": cfg_interval,
+        "quality": quality,
+        "sweep": sweep,
+        "steps-between": steps_between,
+        "name": name,
+        "format": format_,
+        "from": from_,
+        "init": init,
+        "strength": strength,
+        "loudness": loudness,
+    }
+    order = {flag: value for flag, value in said.items() if value is not None}
+    from dualdiff import clips, lists, orders
     from dualdiff.pipeline import Pipeline
-    from dualdiff.recipe import differences
-    from dualdiff.request import Request
+    from dualdiff.recipe import SIDECAR, differences
 
-    recipe = {"length_s": length, "steps": steps, "sampler": sampler, "cfg_scale": cfg, "loudness_lufs": loudness}
-    recipe |= {"quality": quality}
-    if from_:
-        _refuse_beside_from(
-            {"game": game, "init": init, "seed": seed, "count": count if count > 1 else None, "strength": strength}
-            | recipe,
-            overrides or [],
-        )
-    places = {"out": out and str(out.resolve()), "model": model and str(model.resolve())}
-    opened = _open(project, {**recipe, **places, "file_format": kind}, overrides or [])
+    orders.settings_of(order)  # refuses what cannot be before anything is loaded
+    rows = lists.read_list(list_) if list_ else None
+    opened, changed = _open(project, {"out": out, "model": model, "guide": guide}, overrides or [])
     config, machine = opened.settings.generate, opened.settings.project
-    pipeline = Pipeline.load(opened.path(config.model), machine.device, machine.precision, machine.compile)
-    if from_:
-        jobs = [clips.again(from_, pipeline, kind)]
+    worse = opened.path(config.guide) if config.guide else None
+    pipeline = Pipeline.load(opened.path(config.model), machine.device, machine.precision, machine.compile, worse)
+    if rows is None:
+        jobs = orders.jobs_of(order, pipeline, config, changed)
     else:
-        games = parse_games(game or [], pipeline.games)
-        length_s = clips.length_of(init) if init and not length else config.length_s
-        if strength is None:
-            strength = clips.VARIATION_STRENGTH if init else 1.0
-        source = clips.given(init, pipeline, length_s) if init else None
-        request = Request(games=games, length_s=length_s, seed=seed or 0, config=config, init=source, strength=strength)
-        jobs = clips.series(request, count)
-    paths = [opened.path(config.out) / job.name for job in jobs]
-    clips.require_free(paths, force)
+        jobs = lists.jobs_of_list(rows, order, pipeline, config, changed)
+    folder = opened.path(config.out)
+    beside = ([PICTURE] if picture else []) + ([SIDECAR] if sidecar else [])
+    clips.require_free([folder / f"{job.stem}{end}" for job in jobs for end in (f".{job.kind}", *beside)], force)
     done = 0
     for batch in pipeline.batches([job.request for job in jobs]):
         with console.progress(_label(done, len(batch), len(jobs))) as progress:
             for clip in pipeline.render(batch, progress):
-                path = paths[done]
-                clips.write_clip(path, clip)
-                if picture:
-                    write_spectrograms(path.with_suffix(".png"), [Row(path.stem, clip.waveform)], clip.sample_rate)
-                for line in differences(jobs[done].recipe, clip.recipe):
+                job = jobs[done]
+                _write(folder / job.name, clip, picture, sidecar)
+                for line in differences(job.recipe, clip.recipe):
                     console.note(line)
-                console.say(str(path))
+                console.say(str(folder / job.name))
                 done += 1
+    if any("sweep" in row.order for row in rows or []) or sweep:
+        _show_sweep(jobs)
+
+
+PICTURE = ".png"
+
+
+def _write(path: Path, clip: "Clip", picture: bool, sidecar: bool) -> None:
+    from dualdiff.clips import write_clip
+
+    write_clip(path, clip, sidecar)
+    if picture:
+        from dualdiff.evaluation.plots import Row, write_spectrograms
+
+        write_spectrograms(path.with_suffix(PICTURE), [Row(path.stem, clip.waveform)], clip.sample_rate)
+
+
+def _show_sweep(jobs: "list[Job]") -> None:
+    """What was asked of each clip of a sweep."""
+    for job in jobs:
+        shares = ", ".join(f"{weight:.0%} {game}" for game, weight in job.request.games.items())
+        console.note(f"{job.name}: asked for {shares}")
 
 
 def _label(done: int, batch: int, total: int) -> str:
@@ -113,41 +166,17 @@ def _label(done: int, batch: int, total: int) -> str:
     return f"clip {done + 1}{last} of {total}"
 
 
-def _open(project: Path, flags: dict[str, Any], overrides: list[str]) -> "Project":
-    """The project with the flags laid over its settings; without a project, the defaults, if a model is named."""
+def _open(project: Path, places: dict[str, Path | None], overrides: list[str]) -> "tuple[Project, dict[str, Any]]":
+    """The project with the folders of the flags laid over it, and the settings of [generate] that --set changes.
+
+    Without a project, the defaults, if a model is named.
+    """
+    from dualdiff.config import parse_override
     from dualdiff.settings import open_project
 
-    given = {key: value for key, value in flags.items() if value is not None}
-    _refuse_impossible(given)
-    opener = open_or_defaults if flags["model"] else open_project
-    return opener(project, [*overrides, *(f"generate.{key}={json.dumps(value)}" for key, value in given.items())])
-
-
-def _refuse_impossible(flags: dict[str, Any]) -> None:
-    """Refuse a value that its setting cannot have, by the name of the flag that the user gave."""
-    from dualdiff.config import Source, build
-    from dualdiff.errors import ConfigError, UsageError
-    from dualdiff.request import GenerateConfig
-
-    for key, value in flags.items():
-        try:
-            build(GenerateConfig, {key: value}, Source(f"--{FLAGS.get(key, key)}"))
-        except ConfigError as error:
-            raise UsageError(error.message, error.hint) from error
-    if flags.get("length_s", SHORTEST_S) < SHORTEST_S:
-        raise UsageError(f"--length: a clip of {flags['length_s']:g} s cannot be", f"the shortest is {SHORTEST_S:g} s")
-
-
-def _refuse_beside_from(flags: dict[str, Any], overrides: list[str]) -> None:
-    from dualdiff.errors import UsageError
-
-    given = [f"--{FLAGS.get(key, key)}" for key, value in flags.items() if value not in (None, [])]
-    given += [f"--set {word}" for word in overrides if word.startswith("generate.") and not _is_place(word)]
-    if given:
-        raise UsageError(
-            f"--from renders a clip as its recipe says: {given[0]} cannot change it", f"leave {given[0]} out"
-        )
-
-
-def _is_place(override: str) -> bool:
-    return override.partition("=")[0].strip() in ("generate.model", "generate.out", "generate.file_format")
+    pairs = [parse_override(override) for override in overrides]
+    changed = {key.removeprefix("generate."): value for key, value in pairs if key.startswith("generate.")}
+    changed = {key: value for key, value in changed.items() if key not in places}
+    opener = open_or_defaults if places["model"] else open_project
+    flags = [f"generate.{key}={json.dumps(str(path.resolve()))}" for key, path in places.items() if path]
+    return opener(project, [*overrides, *flags]), changed

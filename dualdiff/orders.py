@@ -1,0 +1,206 @@
+"""What a user orders, by flags of the command or by rows of a list, as the requests of the clips.
+
+An order is a table of flags by their names without dashes; what is not said is not in it. Flags and rows are checked
+by the same code, and an error names the flag, or the file and line of the row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dualdiff import audio
+from dualdiff.clips import VARIATION_STRENGTH, Job, again, given, named, slug
+from dualdiff.config import Source, build, plain, setting
+from dualdiff.errors import ConfigError, UsageError
+from dualdiff.files import is_file_name
+from dualdiff.games import parse_games
+from dualdiff.pipeline import Pipeline
+from dualdiff.request import GenerateConfig, Request
+
+Order = Mapping[str, Any]
+"""Flags by name: {"game": ["A:0.7", "B:0.3"], "length": 45.0}."""
+
+SETTINGS = {
+    "length": "length_s",
+    "steps": "steps",
+    "sampler": "sampler",
+    "cfg": "cfg_scale",
+    "quality": "quality",
+    "loudness": "loudness_lufs",
+    "format": "file_format",
+}
+"""The flags that go over one setting each."""
+
+MAX_OF_A_SOURCE_S = 600.0
+"""A variation lasts as long as its source unless told otherwise, but no longer than this, seconds."""
+
+MAX_STEM = 120
+"""Letters of a file name without its suffix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """The numbers of an order that are no settings."""
+
+    seed: int = setting(0, "the seed of the first clip", minimum=0)
+    count: int = setting(1, "how many clips, with seeds that count up", minimum=1, maximum=100_000)
+    steps_between: int = setting(5, "clips of a sweep, from one game to the other", minimum=2, maximum=1000)
+    strength: float = setting(VARIATION_STRENGTH, "how far a variation strays", above=0, maximum=1)
+
+
+def settings_of(order: Order) -> dict[str, Any]:
+    """The settings that an order changes, each checked by itself.
+
+    Raises:
+        UsageError: a value that cannot be; it is named by its flag.
+    """
+    changed = {SETTINGS[flag]: value for flag, value in order.items() if flag in SETTINGS}
+    for key, value in changed.items():
+        flag = next(name for name, owner in SETTINGS.items() if owner == key)
+        _built(GenerateConfig, {key: value}, flag)
+    return {**changed, **(interval(order["cfg-interval"]) if "cfg-interval" in order else {})}
+
+
+def interval(text: str) -> dict[str, float]:
+    """The settings of `LO:HI`, the noise levels between which guidance acts; either may be left out.
+
+    Raises:
+        UsageError: the text is not two numbers that rise.
+    """
+    low, colon, high = str(text).partition(":")
+    keys = {"cfg_sigma_min": low, "cfg_sigma_max": high}
+    try:
+        levels = {key: float(word) for key, word in keys.items() if word.strip()}
+    except ValueError:
+        levels = {}
+    if not colon or not levels:
+        raise UsageError(
+            f'--cfg-interval: "{text}" is not LO:HI', "two noise levels, such as 0.3:5; one may be left out"
+        )
+    _built(GenerateConfig, levels, "cfg-interval")
+    return levels
+
+
+def _built(kind: Any, table: Mapping[str, Any], flag: str) -> Any:
+    try:
+        return build(kind, table, Source(f"--{flag}"))
+    except ConfigError as error:
+        message = error.message.replace(": [] ", ": ")  # of values that do not fit each other
+        raise UsageError(message, error.hint or "`dualdiff generate --help` explains each") from error
+
+
+def jobs_of(order: Order, pipeline: Pipeline, config: GenerateConfig, changed: Mapping[str, Any]) -> list[Job]:
+    """The clips of one order.
+
+    Args:
+        order: what the flags or a row say.
+        pipeline: the model that will play.
+        config: the settings of the project, the flags not yet among them.
+        changed: settings that were changed for this run only: they hold for a recipe that is rendered again, too.
+
+    Raises:
+        UsageError, DataError: what it asks for cannot be.
+    """
+    settings = {**changed, **settings_of(order)}
+    numbers = _numbers(order)
+    _refuse_together(order)
+    if "from" in order:
+        return _varied_recipe(order, settings, numbers, pipeline)
+    request = Request(config=_over(config, settings), length_s=settings.get("length_s", config.length_s))
+    if "init" in order:
+        length_s = settings.get("length_s") or min(audio.probe(order["init"]).duration_s, MAX_OF_A_SOURCE_S)
+        request = replace(request, length_s=length_s)
+    request = _with_source(request, order, numbers, pipeline)
+    return named(_series(request, order, numbers, pipeline), order.get("name", ""))
+
+
+def _numbers(order: Order) -> Numbers:
+    said: dict[str, Any] = {}
+    for flag in ("seed", "count", "steps-between", "strength"):
+        if flag in order:
+            key = flag.replace("-", "_")
+            _built(Numbers, {key: order[flag]}, flag)
+            said[key] = order[flag]
+    return Numbers(**said)
+
+
+def _refuse_together(order: Order) -> None:
+    if "strength" in order and not {"init", "from"} & order.keys():
+        raise UsageError("a strength needs a clip to vary", "name one with --init")
+    if "steps-between" in order and "sweep" not in order:
+        raise UsageError("--steps-between needs a sweep", 'name two games, as in --sweep "A..B"')
+    for one, other in (("sweep", "game"), ("from", "init"), ("from", "sweep")):
+        if one in order and other in order:
+            raise UsageError(f"--{one} and --{other} cannot stand together", "leave one of them out")
+    if "name" in order and not is_file_name(str(order["name"])):
+        raise UsageError(
+            f'--name: "{order["name"]}" is not a file name',
+            "a clip goes into the folder of --out: no / and no .. in it",
+        )
+
+
+def _over(config: GenerateConfig, settings: Mapping[str, Any]) -> GenerateConfig:
+    """A config with checked settings over it; the two ends of the guidance interval may still not fit together."""
+    config_over: GenerateConfig = _built(GenerateConfig, {**plain(config), **settings}, "cfg-interval")
+    return config_over
+
+
+def _with_source(request: Request, order: Order, numbers: Numbers, pipeline: Pipeline) -> Request:
+    if "init" not in order:
+        return request
+    return replace(request, init=given(order["init"], pipeline, request.length_s), strength=numbers.strength)
+
+
+def _series(request: Request, order: Order, numbers: Numbers, pipeline: Pipeline) -> list[Request]:
+    """The requests of a count or a sweep: seeds count up, and within each the mix goes from one game to the other."""
+    mixes = [parse_games(order.get("game", ()), pipeline.games)]
+    if "sweep" in order:
+        mixes = sweep(str(order["sweep"]), numbers.steps_between, pipeline.games)
+    seeds = range(numbers.seed, numbers.seed + numbers.count)
+    return [replace(request, seed=seed, games=games) for seed in seeds for games in mixes]
+
+
+def sweep(text: str, count: int, known: Sequence[str]) -> list[dict[str, float]]:
+    """The mixes from all of A to all of B, of a text `A..B`: `count` of them, evenly.
+
+    Raises:
+        UsageError: it does not name two games of the model.
+    """
+    problem = UsageError(f'--sweep: "{text}" does not name two games', 'write it as "A..B"')
+    cuts = [place for place in range(len(text) - 1) if text[place : place + 2] == ".."]
+    for place in cuts:
+        try:
+            ends = [parse_games([part], known) for part in (text[:place], text[place + 2 :])]
+        except UsageError as error:
+            problem = UsageError(error.message.replace("--game", "--sweep"), error.hint)
+            continue
+        names = [next(iter(end)) for end in ends if len(end) == 1]
+        if len(set(names)) == 2:
+            shares = [index / (count - 1) for index in range(count)]
+            return [{names[0]: 1 - share, names[1]: share} for share in shares]
+    raise problem
+
+
+def _varied_recipe(order: Order, settings: Mapping[str, Any], numbers: Numbers, pipeline: Pipeline) -> list[Job]:
+    """A clip rendered again, or a variation of its recipe: whatever else is said goes over it."""
+    path = Path(order["from"])
+    job = again(path, pipeline, settings.get("file_format"))
+    request = job.request
+    told = {flag: value for flag, value in order.items() if flag not in ("from", "format", "name")}
+    musical = {key: value for key, value in settings.items() if key != "file_format"}
+    if not told and not musical:
+        return [replace(job, stem=str(order["name"]))] if "name" in order else [job]
+    if "strength" in order and request.init is None:
+        raise UsageError(f"--strength: {path} is not a variation of a clip", "name one with --init instead of --from")
+    request = replace(
+        request,
+        games=parse_games(order["game"], pipeline.games) if "game" in order else request.games,
+        length_s=settings.get("length_s", request.length_s),
+        seed=numbers.seed if "seed" in order else request.seed,
+        config=_over(request.config, musical),
+        strength=numbers.strength if "strength" in order else request.strength,
+    )
+    requests = [replace(request, seed=request.seed + index) for index in range(numbers.count)]
+    changes = "-".join(slug(f"{flag}{value}") for flag, value in (told or musical).items() if flag != "count")
+    return named(requests, str(order.get("name", f"{path.stem}-{changes}"[:MAX_STEM].rstrip("-"))))
