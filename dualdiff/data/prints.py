@@ -11,7 +11,13 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from dualdiff.data.fingerprint import Fingerprint
+from dualdiff.data.ledger import LEDGER_NAME
 from dualdiff.files import write_bytes_atomically
+
+
+def prints_path(project: Path) -> Path:
+    """Where the scan of a project keeps its fingerprints."""
+    return project / f".{LEDGER_NAME}.fingerprints"
 
 
 def read_prints(path: Path) -> dict[str, Fingerprint]:

@@ -16,7 +16,7 @@ from dualdiff.data.fingerprint import Fingerprint
 from dualdiff.data.labels import Label
 from dualdiff.data.ledger import LEDGER_NAME, DatasetConfig, Row, music_folder, read_ledger, write_ledger
 from dualdiff.data.measure import Facts, Found, find, measure, measure_all
-from dualdiff.data.prints import read_prints, write_prints
+from dualdiff.data.prints import prints_path, read_prints, write_prints
 from dualdiff.data.verdict import REMEDIES, commonest_reason, judge, with_splits
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.progress import Progress, silent
@@ -60,7 +60,7 @@ def scan(
     files, ignored = _find(folder)
     label = _labels(project, config)
     ledger, journal = project / LEDGER_NAME, Journal(project / f".{LEDGER_NAME}.partial")
-    store = project / f".{LEDGER_NAME}.fingerprints"
+    store = prints_path(project)
     if rebuild:
         journal.discard()
     before = read_ledger(ledger) if ledger.exists() and not rebuild else []

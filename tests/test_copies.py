@@ -1,0 +1,156 @@
+"""Copies are found where they are, however weak they still stand out; music that is no copy is left alone."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from corpora import tune, write_latents
+
+from dualdiff.data.latents import LatentIndex
+from dualdiff.errors import DataError
+from dualdiff.evaluation import copies
+from dualdiff.evaluation.copies import CALIBRATION_NAME, LARGEST_RATE, CopyFinder
+from dualdiff.evaluation.spaces import audio_space, bits_of, latent_space
+
+COLUMN_S = 0.064
+CLIP = 300  # columns, 19 s
+
+
+def collection(folder, training=24, held_out=0, columns=700):
+    made = [("A" if number % 2 else "B", "train", tune(number, columns)) for number in range(training)]
+    made += [("A", "validation", tune(500 + number, columns)) for number in range(held_out)]
+    return write_latents(folder, made, COLUMN_S)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    return collection(tmp_path_factory.mktemp("latents"), held_out=2)
+
+
+@pytest.fixture(scope="module")
+def look(index):
+    space, into = latent_space(index)
+    finder = CopyFinder(index, [space])
+
+    def find(columns):
+        """What a clip of latents (N, C, F) may have copied."""
+        return finder.find({"latents": into(columns.permute(1, 2, 0))}, len(columns) * COLUMN_S)
+
+    return find
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.8, 0.6])
+@pytest.mark.parametrize(("track", "start"), [(3, 0), (10, 137), (23, 400)])
+def test_a_planted_passage_is_found_where_it_is(look, index, track, start, strength):
+    clip = tune(9000 + track, CLIP)
+    copied = tune(track, 700)[start : start + 130]
+    clip[80:210] = 0.5 * strength * copied + (1 - strength) * clip[80:210] + 3.0  # quieter, and over another ground
+    found = look(clip)
+    assert found.flagged
+    assert found.rate == found.smallest_rate <= LARGEST_RATE
+    nearest = found.matches[0]
+    assert nearest.track == index.tracks[track].path
+    assert nearest.game == index.tracks[track].game
+    assert nearest.track_s - nearest.at_s == pytest.approx((start - 80) * COLUMN_S, abs=COLUMN_S / 2)
+    assert nearest.scaled < 0.8
+    assert list(found.matches) == sorted(found.matches, key=lambda match: match.scaled)
+
+
+def test_new_music_is_flagged_as_rarely_as_is_said(look):
+    found = [look(tune(2000 + number, CLIP)) for number in range(80)]
+    stated = max(copies.FLAGGED_RATE, found[0].smallest_rate)
+    flagged = sum(own.flagged for own in found)
+    assert flagged <= 80 * stated + 3 * (80 * stated) ** 0.5
+    rates = np.array([own.rate for own in found])
+    for level in (0.1, 0.3, 0.5, 0.8):  # a p-value: at most so many are so small
+        assert np.mean(rates <= level) <= level + 3 * np.sqrt(level * (1 - level) / 80) + 0.02
+    assert np.mean(rates) < 0.75, "and not because all rates are high"
+
+
+def test_held_out_tracks_that_are_few_are_joined_and_the_smallest_rate_is_told(look, tmp_path):
+    calibration = CopyFinder(
+        collection(tmp_path, training=4, held_out=1), [latent_space(LatentIndex.open(tmp_path))[0]]
+    )
+    assert [own.held_out for own in calibration.calibration.references] == [True] + [False] * 4
+    pieces = calibration.calibration.pieces(CLIP * COLUMN_S)
+    assert len(pieces) == 5 * (700 // CLIP)
+    few = calibration.find({"latents": torch.randn(8, CLIP)}, CLIP * COLUMN_S)
+    assert few.smallest_rate == 1 / 11
+
+
+def test_nothing_is_flagged_where_no_rate_can_be_stated(tmp_path):
+    index = collection(tmp_path, training=2)
+    space, into = latent_space(index)
+    copy = into(tune(1, 700)[:CLIP].permute(1, 2, 0))
+    found = CopyFinder(index, [space]).find({"latents": copy}, CLIP * COLUMN_S)
+    assert found.matches[0].distance < 0.01
+    assert found.smallest_rate > LARGEST_RATE
+    assert not found.flagged
+
+
+def test_a_clip_longer_than_the_tracks_has_more_chances(look):
+    short, long = look(tune(7000, 600)), look(tune(7000, 2100))
+    assert long.smallest_rate == pytest.approx(3 * short.smallest_rate, rel=0.3)
+
+
+def test_a_calibration_is_kept_and_made_anew_for_other_latents(tmp_path, monkeypatch):
+    index = collection(tmp_path, training=3)
+    space, _ = latent_space(index)
+    first = CopyFinder(index, [space]).calibration
+    made = []
+    monkeypatch.setattr(copies, "calibrate", lambda *given: made.append(given) or first)
+    assert CopyFinder(index, [space]).calibration == first
+    assert not made
+    dataclasses.replace(index, vae_hash="w" * 64).write()
+    CopyFinder(index, [space])
+    assert len(made) == 1
+    for broken in ("{", "[]", json.dumps({"key": "x"})):
+        (tmp_path / CALIBRATION_NAME).write_text(broken)
+        CopyFinder(index, [space])
+    assert len(made) == 4
+
+
+def test_a_time_shift_between_columns_is_searched_as_well(tmp_path):
+    fine = tune(1, 1400)  # two steps a column
+    both = torch.stack([fine[0::2], fine[1::2]])
+    index = write_latents(tmp_path, [("A", "train", both), ("A", "train", tune(2, 700))])
+    space, into = latent_space(index)
+    found = CopyFinder(index, [space]).find({"latents": into(fine[201:801:2].permute(1, 2, 0))}, CLIP * COLUMN_S)
+    assert found.matches[0].distance < 0.01
+
+
+def test_fingerprints_find_what_the_latents_do_not(tmp_path):
+    index = collection(tmp_path, training=12)
+    words = np.random.default_rng(0)
+    prints = {track.audio_sha256: words.integers(1, 2**32, 360, dtype=np.uint32) for track in index.tracks}
+    latents, into = latent_space(index)
+    audio = audio_space(index, prints)
+    finder = CopyFinder(index, [latents, audio])
+    clip = words.integers(1, 2**32, 150, dtype=np.uint32)
+    clip[40:90] = prints[index.tracks[5].audio_sha256][200:250]
+    found = finder.find({"latents": into(tune(77, CLIP).permute(1, 2, 0)), "audio": bits_of(clip)}, CLIP * COLUMN_S)
+    assert found.flagged
+    assert (found.matches[0].space, found.matches[0].track) == ("audio", index.tracks[5].path)
+    assert found.matches[0].track_s - found.matches[0].at_s == pytest.approx((200 - 40) / 8)
+    assert audio_space(index, dict(list(prints.items())[1:])) is None
+
+
+def test_bits_are_signs_and_silence_is_nothing():
+    assert bits_of(np.array([0, 1, 0x80000000], np.uint32)).T.tolist() == [
+        [0.0] * 32,
+        [1.0] + [-1.0] * 31,
+        [-1.0] * 31 + [1.0],
+    ]
+
+
+def test_what_cannot_be_compared_is_said(look, tmp_path):
+    with pytest.raises(DataError, match="shorter than 4 s"):
+        look(tune(1, 40))
+    with pytest.raises(DataError, match="no training track"):
+        latent_space(write_latents(tmp_path / "none", [("A", "validation", tune(1, 100))]))
+    index = collection(tmp_path / "gone", training=2)
+    (index.folder / index.tracks[0].files[0].name).unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        latent_space(index)
