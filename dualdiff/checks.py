@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dualdiff.formats import Format
+from dualdiff.formats import FORMATS, Format, PhaseKeeping
 from dualdiff.settings import Project
 from dualdiff.training.config import TrainConfig
 
@@ -40,25 +40,37 @@ def require_enough(
 
 
 def require_halving(project: Project, key: str, rows: int, levels: int) -> None:
-    """Refuse a network with more levels than its rows can be halved, down to two.
+    """Refuse a network with more levels than its rows can be halved, down to two; one row alone is not halved.
 
     Raises:
         ConfigError: it has.
     """
     halvings = levels - 1
-    if rows % 2**halvings or rows >> halvings < 2:
+    if rows > 1 and (rows % 2**halvings or rows >> halvings < 2):
         problem = f"has {levels} levels, but {rows} rows cannot be halved {halvings} times and leave two"
         raise project.error(key, problem, "use fewer levels")
 
 
-def require_blocks(project: Project, bins: int, frames: int) -> None:
-    """Refuse blocks of the spectral loss that a crop is too small for.
+def require_blocks(project: Project, made: Format, frames: int) -> None:
+    """Refuse a loss that the format or the crops do not suit.
 
     Raises:
-        ConfigError: one is.
+        ConfigError: waveforms are to be compared, but the format has no phase; or blocks are too large for a crop.
     """
-    largest = max(project.settings.vae_spectral.block_sizes)
-    if project.settings.vae_loss.reconstruction == "spectral" and min(bins, frames) <= largest // 2:
-        problem = f"holds {largest}, too large for crops of {bins} bins and {frames} frames"
+    settings = project.settings
+    kind, samples = settings.vae_loss.reconstruction, made.num_samples(frames)
+    if kind == "spectral_1d" and not isinstance(made, PhaseKeeping):
+        keeping = [name for name, known in FORMATS.items() if hasattr(known, "keeps_phase")]
+        problem = f'= "spectral_1d" compares waveforms, but the format {made.config.name} does not keep the phase'
+        hint = f'set it to "spectral", or choose one of the formats that do: {", ".join(keeping)}'
+        raise project.error("vae.loss.reconstruction", problem, hint)
+    if kind == "spectral_1d" and samples < min(settings.vae_spectral_1d.block_sizes):
+        problem = f"holds no block that fits into crops of {samples} audio samples"
+        raise project.error("vae.spectral_1d.block_sizes", problem, "use longer crops (vae.train.crop_s)")
+    largest = max(settings.vae_spectral.block_sizes)
+    if kind == "spectral" and min(made.bins, frames) <= largest // 2:
+        problem = f"holds {largest}, too large for crops of {made.bins} bins and {frames} frames"
         hint = "use smaller blocks, or longer crops (vae.train.crop_s)"
+        if isinstance(made, PhaseKeeping):
+            hint += ', or compare waveforms (vae.loss.reconstruction = "spectral_1d")'
         raise project.error("vae.spectral.block_sizes", problem, hint)

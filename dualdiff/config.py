@@ -143,9 +143,23 @@ def read(cls: type[T], text: str, file: str, overrides: Sequence[str] = ()) -> t
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
-        table = merge(table, nested)
+        table = merge(_without_another_choice(cls, table, key, value), nested)
     source = Source(file, text, tuple(key for key, _ in pairs))
     return _build_sections(cls, table, source), source
+
+
+def _without_another_choice(cls: type[Any], table: Table, key: str, value: Any) -> Table:
+    """The table without the section whose choice (`name`) the override `key` = `value` changes.
+
+    What the file says there is about another class than the one that is chosen now.
+    """
+    for field in dataclasses.fields(cls):
+        name = field.metadata["section"]
+        found = table.get(name)  # a section with a choice is at the top
+        has_choice = not isinstance(field.metadata["owner"], type)
+        if key == f"{name}.name" and has_choice and isinstance(found, dict) and found.get("name") != value:
+            return {other: content for other, content in table.items() if other != name}
+    return table
 
 
 def assemble(cls: type[T], table: Table) -> T:

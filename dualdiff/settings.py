@@ -14,6 +14,7 @@ from dualdiff.diffusion.noise import NoiseConfig
 from dualdiff.errors import ConfigError, UsageError, did_you_mean
 from dualdiff.formats import FORMATS
 from dualdiff.losses.spectral import SpectralLossConfig
+from dualdiff.losses.spectral1d import SpectralLoss1dConfig
 from dualdiff.models.unet import UNetConfig
 from dualdiff.models.vae import VAEConfig
 from dualdiff.request import GenerateConfig
@@ -49,6 +50,9 @@ class Settings:
     vae: VAEConfig = section("vae", VAEConfig, "the size of the VAE")
     vae_loss: VAEObjectiveConfig = section("vae.loss", VAEObjectiveConfig, "what the VAE is trained for")
     vae_spectral: SpectralLossConfig = section("vae.spectral", SpectralLossConfig, "the spectral loss of the VAE")
+    vae_spectral_1d: SpectralLoss1dConfig = section(
+        "vae.spectral_1d", SpectralLoss1dConfig, "the spectral loss of waveforms"
+    )
     vae_train: TrainConfig = _training(
         "vae.train",
         "the training of the VAE",

@@ -67,7 +67,7 @@ def train_vae(project: Project, progress: Progress = silent) -> TrainResult:
     frames = crop_frames(project, "vae.train", config, made, 2 ** (levels - 1))
     crop_s = made.num_samples(frames) / made.sample_rate
     require_enough(project, "vae.train", config, crop_s, [row.duration_s for row in rows])
-    require_blocks(project, made.bins, frames)
+    require_blocks(project, made, frames)
     seed = Stream(settings.project.seed).seed_for("vae")
     folder = project.path(settings.dataset.folder)
     source = TrackCrops(rows, folder, made, frames, seed, config.game_temperature)
@@ -79,7 +79,8 @@ def train_vae(project: Project, progress: Progress = silent) -> TrainResult:
         compile_in_place(vae.decoder, device)
     long_enough = [row for row in held_out_rows if row.duration_s >= crop_s]
     held_out = TrackCrops(long_enough, folder, made, frames, 0).examples(0, HELD_OUT) if long_enough else None
-    objective = VAEObjective(vae, made, settings.vae_loss, settings.vae_spectral, held_out)
+    losses = (settings.vae_loss, settings.vae_spectral, settings.vae_spectral_1d)
+    objective = VAEObjective(vae, made, *losses, held_out)
     identity = {"network": "vae", "config": plain(settings.vae), "format": format_hash(made)}
     run, model = _run(project, config, identity), project.root / "models" / config.run
 

@@ -204,8 +204,7 @@ def _samples(waveforms: Iterable[Waveform], made: Format, plan: _Plan) -> Iterat
     for window in windows(waveforms, plan.piece * hop, _on_grid(FORMAT_CONTEXT_S / plan.frame_s) * hop):
         sample = made.encode(window.tensor[None])
         first = window.before // hop
-        frames = window.length // hop + window.is_last  # frames are centred: one more than there are hops
-        yield sample[..., first : first + frames]
+        yield sample[..., first:] if window.is_last else sample[..., first : first + window.length // hop]
 
 
 def _encode(job: _Job, music_folder: Path, plan: _Plan, done_s: Callable[[float], None]) -> None:
@@ -224,6 +223,12 @@ def _encode(job: _Job, music_folder: Path, plan: _Plan, done_s: Callable[[float]
                 raise DataError(problem, "train it again: dualdiff vae train")
 
 
+def _mirrored(sample: Sample) -> Sample:
+    """The sample of the music with left and right swapped: the halves of its channels."""
+    left, right = sample.chunk(2, 1)
+    return torch.cat([right, left], 1)
+
+
 def _collect(
     samples: Iterable[Sample], spools: Mapping[bool, Spool], plan: _Plan, done_s: Callable[[float], None]
 ) -> None:
@@ -232,7 +237,7 @@ def _collect(
     for window in windows(samples, plan.piece, plan.context):
         first, last = window.before // plan.reduction, (window.before + window.length) // plan.reduction
         for mirrored, own in spools.items():
-            sample = window.tensor.flip(1) if mirrored else window.tensor
+            sample = _mirrored(window.tensor) if mirrored else window.tensor
             for offset in range(plan.config.offsets):
                 shifted = sample[..., offset:]
                 shifted = shifted[..., : shifted.shape[-1] // plan.reduction * plan.reduction]

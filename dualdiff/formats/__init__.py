@@ -4,7 +4,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from dualdiff.formats.lapped import MCLTFormat, MDCTFormat
 from dualdiff.formats.mel import MelFormat
+from dualdiff.formats.waveform import WaveformFormat
 from dualdiff.progress import Progress, silent
 from dualdiff.types import Quality, Sample, Waveform
 
@@ -21,14 +23,14 @@ class Format(Protocol):
     sample_rate: int
     """Audio samples per second, Hz."""
     channels: int
-    """Audio channels, 2."""
+    """C of its samples: 2, or a multiple of it, those of the left audio channel first."""
     bins: int
     """F of its samples."""
     hop_length: int
     """Audio samples from one frame to the next."""
 
     def encode(self, waveform: Waveform) -> Sample:
-        """(B, 2, T) to (B, 2, F, N)."""
+        """(B, 2, T) to (B, C, F, N)."""
         ...
 
     def decode(
@@ -40,7 +42,7 @@ class Format(Protocol):
         circular: bool = False,
         progress: Progress = silent,
     ) -> Waveform:
-        """(B, 2, F, N) to (B, 2, T); the same seed gives the same waveform, whatever else is in the batch.
+        """(B, C, F, N) to (B, 2, T); the same seed gives the same waveform, whatever else is in the batch.
 
         A `circular` sample is a loop, whose first frame follows its last: T is then N hop_length, and the waveform
         goes on from its end to its start without a seam. A format whose way back is exact has but one quality.
@@ -69,7 +71,15 @@ class Transposable(Protocol):
         ...
 
 
-FORMATS: dict[str, Any] = {"mel": MelFormat}
+@runtime_checkable
+class PhaseKeeping(Protocol):
+    """A format whose way back is exact and has a gradient, so that a loss can compare waveforms."""
+
+    keeps_phase: bool
+    """True."""
+
+
+FORMATS: dict[str, Any] = {"mel": MelFormat, "waveform": WaveformFormat, "mdct": MDCTFormat, "mclt": MCLTFormat}
 """Name in the settings -> class."""
 
-__all__ = ["FORMATS", "Format", "Transposable"]
+__all__ = ["FORMATS", "Format", "PhaseKeeping", "Transposable"]

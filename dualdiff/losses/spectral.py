@@ -5,7 +5,7 @@ of the frames (real input, so only frequencies up to b/2) and R of the bins. Bot
 neighbouring blocks share all their columns, so C is applied once per row of the sample instead of once per block,
 and on a CPU two small dense products beat the FFT of many overlapping little blocks. Prime sizes cost no more.
 Letters: B batch, F bins, N frames, b block size, K = b//2 + 1 frequencies along frames, m x n grid of blocks,
-I = 2B pictures (one per clip and channel), L = I n K columns of one strip of blocks.
+I = B C pictures (one per clip and channel), L = I n K columns of one strip of blocks.
 """
 
 import math
@@ -65,7 +65,7 @@ class SpectralLoss2d(nn.Module):
     def forward(
         self, reconstruction: Sample, target: Sample, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """The terms "amplitude" and "phase" (the latter times phase_weight) of two samples (B, 2, F, N), as scalars.
+        """The terms "amplitude" and "phase" (the latter times phase_weight) of two samples (B, C, F, N), as scalars.
 
         Computed in float32, or float64 if the reconstruction is, whatever autocast says. The target gets no gradient.
         `generator` draws the offset of the grids where the settings ask for one; without it they stay where they are.
@@ -73,7 +73,7 @@ class SpectralLoss2d(nn.Module):
 
         Raises:
             ConfigError: a sample too small for the largest block to be padded by reflection.
-            ValueError: shapes that differ or are not (B, 2, F, N).
+            ValueError: shapes that differ or are not (B, C, F, N), with an even C.
         """
         self._check(reconstruction, target)
         exact = torch.float64 if reconstruction.dtype == torch.float64 else torch.float32
@@ -85,8 +85,9 @@ class SpectralLoss2d(nn.Module):
 
     def _check(self, reconstruction: Sample, target: Sample) -> None:
         shape, largest = reconstruction.shape, max(self.config.block_sizes)
-        if shape != target.shape or len(shape) != 4 or shape[1] != 2:
-            raise ValueError(f"samples of shapes {tuple(shape)} and {tuple(target.shape)} are not both (B, 2, F, N)")
+        if shape != target.shape or len(shape) != 4 or shape[1] % 2:
+            found = f"{tuple(shape)} and {tuple(target.shape)}"
+            raise ValueError(f"samples of shapes {found} are not both (B, C, F, N) with an even C")
         if min(shape[2:]) <= largest // 2:
             found = f"{shape[2]} bins x {shape[3]} frames"
             message = f"blocks of {largest} need more than {largest // 2} bins and frames; the samples have {found}"
@@ -137,8 +138,8 @@ def block_tables(size: int) -> BlockTables:
 
 
 def _mid_and_side(sample: Sample) -> Tensor:
-    """(B, 2, F, N) to pictures (F, I, N): sum and difference of the channels, orthonormal."""
-    left, right = sample.unbind(1)
+    """(B, C, F, N) to pictures (F, I, N): sum and difference of left and right channels, orthonormal."""
+    left, right = (half.flatten(0, 1) for half in sample.chunk(2, 1))
     return (torch.cat([left + right, left - right]) / math.sqrt(2)).transpose(0, 1)
 
 

@@ -201,12 +201,16 @@ class Block(nn.Module):
         self.gain = nn.Parameter(torch.zeros(())) if embedding else None
         self.attention = nn.ModuleList(attention)
 
+    def _halves(self, x: Tensor) -> tuple[int, int]:
+        """What rows and frames of x (B, C, F, N) are resampled by; a single row, a waveform, stays one."""
+        return self.halves if x.shape[2] > 1 else (1, 2)
+
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """(B, in, F, N) to (B, out, F', N'); `embedding` (B, E) modulates where the block was made with one."""
         if self.resample == "down":
-            x = F.avg_pool2d(x, self.halves)
+            x = F.avg_pool2d(x, self._halves(x))
         elif self.resample == "up":
-            x = F.interpolate(x, scale_factor=tuple(map(float, self.halves)), mode="nearest")
+            x = F.interpolate(x, scale_factor=tuple(map(float, self._halves(x))), mode="nearest")
         if self.kind == "encoder":
             x = unit(self.skip(x) if self.skip is not None else x)
         y = self.conv1(F.silu(x), gain=1 / SILU_RMS)
@@ -233,7 +237,8 @@ def position_channels(frequencies: Tensor, with_octave: bool = True) -> Tensor:
     octave, that channel is zero: the network then knows no row from another but by the borders.
     """
     octave = torch.log2(frequencies.double())
-    octave = (octave - octave.mean()) / octave.std(correction=0) * with_octave
+    deviation = octave.std(correction=0).clamp_min(1e-9)  # a row alone has none
+    octave = (octave - octave.mean()) / deviation * with_octave
     return torch.stack([octave.float(), torch.ones_like(octave).float()])[None, :, :, None]
 
 

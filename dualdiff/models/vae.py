@@ -55,7 +55,7 @@ class VAE(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.reduction = 1 << (len(config.channel_mults) - 1)
-        rows = frequencies.double().log2().view(-1, self.reduction).mean(1).exp2()
+        rows = frequencies.double().log2().view(-1, min(self.reduction, len(frequencies))).mean(1).exp2()
         self.latent_frequencies = rows
         self.register_buffer("positions", position_channels(frequencies, config.frequency_position), persistent=False)
         self.register_buffer("latent_positions", position_channels(rows, config.frequency_position), persistent=False)

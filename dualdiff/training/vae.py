@@ -11,6 +11,7 @@ from dualdiff.config import setting
 from dualdiff.data.loader import Batch
 from dualdiff.formats import Format
 from dualdiff.losses.spectral import SpectralLoss2d, SpectralLossConfig, pointwise_loss
+from dualdiff.losses.spectral1d import SpectralLoss1d, SpectralLoss1dConfig
 from dualdiff.models.vae import VAE
 from dualdiff.training.loop import Loss, Place
 from dualdiff.training.watch import write_preview
@@ -21,8 +22,9 @@ from dualdiff.types import Latents, Sample, Waveform
 class VAEObjectiveConfig:
     """What the VAE is trained for."""
 
-    reconstruction: Literal["spectral", "point"] = setting(
-        "spectral", "multi-scale spectral loss, or the mean absolute error"
+    reconstruction: Literal["spectral", "spectral_1d", "point"] = setting(
+        "spectral",
+        "what is compared: spectra of samples, of waveforms (by formats with a phase), or points",
     )
     kl_weight: float = setting(0.1, "weight of keeping the latents' mean at 0 and their variance at 1", minimum=0)
 
@@ -39,7 +41,8 @@ class TrainedVAE(nn.Module):
 class VAEObjective:
     """Reconstruct a sample from a drawn latent, while latents keep mean 0 and variance 1.
 
-    Loss = (amplitude + phase) / exp(u) + u + w KL, with the 2-D multi-scale spectral loss and one learned scalar u.
+    Loss = (amplitude + phase) / exp(u) + u + w KL, with one learned scalar u and the multi-scale spectral loss: in two
+    dimensions, of the samples, or in one, of the waveforms that samples with a phase stand for.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class VAEObjective:
         format: Format,
         config: VAEObjectiveConfig,
         spectral: SpectralLossConfig,
+        spectral_1d: SpectralLoss1dConfig,
         held_out: Batch | None = None,
     ) -> None:
         self.model = TrainedVAE(vae)
         self.format, self.config = format, config
         self.held_out = held_out
         self._spectral_loss = SpectralLoss2d(spectral).to(vae.positions.device)
+        self._waveform_loss = SpectralLoss1d(spectral_1d, format.sample_rate)
 
     def loss(self, batch: Batch, place: Place) -> Loss:
         """The mean loss of waveforms (B, 2, T); see the class."""
@@ -72,7 +77,11 @@ class VAEObjective:
     def _distance(self, reconstruction: Sample, sample: Sample, generator: torch.Generator) -> dict[str, Tensor]:
         if self.config.reconstruction == "point":
             return {"reconstruction": pointwise_loss(reconstruction, sample)}
-        parts = self._spectral_loss(reconstruction, sample, generator)
+        if self.config.reconstruction == "spectral_1d":
+            waveforms = [self.format.decode(each) for each in (reconstruction, sample)]
+            parts = self._waveform_loss(waveforms[0], waveforms[1], generator)
+        else:
+            parts = self._spectral_loss(reconstruction, sample, generator)
         return {"reconstruction": parts["amplitude"] + parts["phase"], **parts}
 
     def validate(self) -> dict[str, float]:
