@@ -6,6 +6,9 @@ from dualdiff.formats import FORMATS, Format, PhaseKeeping
 from dualdiff.settings import Project
 from dualdiff.training.config import TrainConfig
 
+RATES = (1e-6, 0.5)
+"""Learning rates that can be meant."""
+
 
 def crop_frames(project: Project, section: str, config: TrainConfig, made: Format, multiple: int) -> int:
     """The frames of a crop: `crop_s` rounded down to a multiple of what the networks halve.
@@ -74,3 +77,18 @@ def require_blocks(project: Project, made: Format, frames: int) -> None:
         if isinstance(made, PhaseKeeping):
             hint += ', or compare waveforms (vae.loss.reconstruction = "spectral_1d")'
         raise project.error("vae.spectral.block_sizes", problem, hint)
+
+
+def require_rate(project: Project, section: str, config: TrainConfig) -> None:
+    """Refuse a learning rate that no training survives, or that moves nothing.
+
+    Weights are of size 1, and one of Adam's steps is about as long as the rate.
+
+    Raises:
+        ConfigError: it is so.
+    """
+    low, high = RATES
+    if not low <= config.learning_rate <= high:
+        what = "throws every weight over in a step" if config.learning_rate > high else "moves next to nothing"
+        problem = f"= {config.learning_rate:g} is absurd: it {what}"
+        raise project.error(f"{section}.learning_rate", problem, f"0.01 is usual; from {low:g} to {high:g} is possible")

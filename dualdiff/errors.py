@@ -12,6 +12,8 @@ class DualdiffError(Exception):
     """A failure in one sentence, with a hint: the command or the edit that mends it."""
 
     exit_code = 1
+    is_everyones = True
+    """Whether, of several processes of one training, each meets it: then the first one tells, else the one itself."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -1,24 +1,27 @@
 """The stages that learn, with a project's settings: what `vae train`, `encode` and `unet train` call."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dualdiff import __version__
-from dualdiff.checks import crop_frames, require_blocks, require_enough, require_halving
+from dualdiff import __version__, audio
+from dualdiff.checks import crop_frames, require_blocks, require_enough, require_halving, require_rate
 from dualdiff.config import plain, write
 from dualdiff.data.crops import TrackCrops
 from dualdiff.data.encode import Encoded, encode_tracks
 from dualdiff.data.latents import LatentCrops, LatentIndex
 from dualdiff.data.ledger import Row, read_ledger, used
-from dualdiff.data.loader import Batch
+from dualdiff.data.loader import Batch, BatchSource
 from dualdiff.device import compile_in_place, select_device, select_precision
-from dualdiff.errors import DataError
+from dualdiff.errors import DataError, DualdiffError
 from dualdiff.evaluation.mix import fit_mix, save_mix
+from dualdiff.evaluation.plots import Row as PictureRow
+from dualdiff.evaluation.plots import write_spectrograms
 from dualdiff.files import hash_of
 from dualdiff.formats import FORMATS, Format
 from dualdiff.models import VAE, UNet
@@ -27,13 +30,27 @@ from dualdiff.seeding import Stream
 from dualdiff.settings import Project
 from dualdiff.store import SIGMA_DATA, LatentSpace, VAEModel, format_hash, load_vae, save_unet, save_vae
 from dualdiff.training.config import TrainConfig
-from dualdiff.training.job import make_accelerator, part, train
+from dualdiff.training.job import Job, make_accelerator, part, show_again, train
+from dualdiff.training.preflight import (
+    require_design,
+    require_hashes,
+    require_scale,
+    require_sound,
+    warn_of_untrained,
+)
+from dualdiff.training.proof import Proof, prove
 from dualdiff.training.run import Run
-from dualdiff.training.unet import UNetObjective
+from dualdiff.training.statistics import STATISTICS_NAME, run_statistics
+from dualdiff.training.unet import UNetObjective, held_out_losses
 from dualdiff.training.vae import VAEObjective
 
-HELD_OUT = 8
-"""Held-out crops that a training measures itself on."""
+log = logging.getLogger(__name__)
+
+HELD_OUT, HELD_OUT_GAMES = 8, 32
+"""Held-out crops that a training measures itself on, at least one of each game, and of how many games at most."""
+
+CHECKED = 8
+"""Examples that are looked at before the first step."""
 
 
 SIGMA_MIN = 0.002
@@ -49,13 +66,20 @@ class TrainResult:
     steps: int
 
 
-def train_vae(project: Project, progress: Progress = silent) -> TrainResult:
-    """Train the VAE of a project, or go on where its run stopped; then export the model folder.
+@dataclass(frozen=True)
+class Prepared:
+    """A training of a project, ready to start, and the model folder that it exports."""
+
+    job: Job
+    model: Path
+
+
+def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
+    """The training of a project's VAE, with its run in `run_folder` (that of the settings, unless said).
 
     Raises:
-        DataError: no ledger, no usable tracks, or a run folder of another model.
+        DataError: no ledger, or no usable tracks.
         ConfigError: settings that do not fit each other or the data.
-        Interrupted: stopped by the user, with the state saved.
     """
     settings, config = project.settings, project.settings.vae_train
     accelerator = make_accelerator(select_device(settings.project.device))
@@ -64,6 +88,7 @@ def train_vae(project: Project, progress: Progress = silent) -> TrainResult:
     made: Format = FORMATS[settings.format.name](settings.format, device=device)
     levels = len(settings.vae.channel_mults)
     require_halving(project, "vae.channel_mults", made.bins, levels)
+    require_rate(project, "vae.train", config)
     frames = crop_frames(project, "vae.train", config, made, 2 ** (levels - 1))
     crop_s = made.num_samples(frames) / made.sample_rate
     require_enough(project, "vae.train", config, crop_s, [row.duration_s for row in rows])
@@ -78,52 +103,33 @@ def train_vae(project: Project, progress: Progress = silent) -> TrainResult:
         compile_in_place(vae.encoder, device)
         compile_in_place(vae.decoder, device)
     long_enough = [row for row in held_out_rows if row.duration_s >= crop_s]
-    held_out = TrackCrops(long_enough, folder, made, frames, 0).examples(0, HELD_OUT) if long_enough else None
+    held_out, games = _held_out(
+        {game: [row for row in long_enough if row.game == game] for game in sorted({row.game for row in long_enough})},
+        lambda own: TrackCrops(own, folder, made, frames, 0),
+    )
     losses = (settings.vae_loss, settings.vae_spectral, settings.vae_spectral_1d)
-    objective = VAEObjective(vae, made, *losses, held_out)
+    objective = VAEObjective(vae, made, *losses, held_out, games)
     identity = {"network": "vae", "config": plain(settings.vae), "format": format_hash(made)}
-    run, model = _run(project, config, identity), project.root / "models" / config.run
+    run, model = _run(project, config, identity, run_folder), project.root / "models" / config.run
 
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
-        facts = {"project": settings.project.name, "steps": steps, "dualdiff": __version__}
+        facts = {"project": settings.project.name, "run": config.run, "steps": steps, "dualdiff": __version__}
         card = _card(f"{settings.project.name}: VAE", facts, [(row.game, row.duration_s) for row in rows])
         save_vae(model, made, vae, part(weights, "vae."), facts, card)
 
-    steps = train(objective, source, config, run, accelerator, seed=seed, export=export, progress=progress)
-    return TrainResult(run.folder, model, steps)
+    def check() -> None:
+        require_sound(source.examples(0, min(CHECKED, config.batch_size)))
+
+    job = Job("vae.train", objective, source, config, run, accelerator, seed, export, check, _picture)
+    return Prepared(job, model)
 
 
-def encode(project: Project, progress: Progress = silent) -> Encoded:
-    """Turn the tracks of a project into latents with its VAE; only what is not there yet.
-
-    Raises:
-        DataError: no ledger, no VAE, or a track that is missing, broken or too short.
-    """
-    settings = project.settings
-    device = select_device(settings.project.device)
-    accelerator = make_accelerator(device)
-    # in float32 whatever the project's precision: latents are made once, and are the same on every machine to rounding
-    vae_model = load_vae(project.path(settings.encode.vae), accelerator.device)
-    return encode_tracks(
-        used(read_ledger(project.ledger)),
-        project.path(settings.dataset.folder),
-        project.path(settings.encode.folder),
-        vae_model,
-        settings.encode,
-        progress,
-        accelerator.process_index,
-        accelerator.num_processes,
-        accelerator.wait_for_everyone,
-    )
-
-
-def train_unet(project: Project, progress: Progress = silent) -> TrainResult:
-    """Train the UNet of a project on its latents, or go on where its run stopped; then export the model folder.
+def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
+    """The training of a project's UNet, with its run in `run_folder` (that of the settings, unless said).
 
     Raises:
-        DataError: no latents, latents of another VAE or format, or a run folder of another model.
+        DataError: no latents, or latents of another VAE or format.
         ConfigError: settings that do not fit each other or the data.
-        Interrupted: stopped by the user, with the state saved.
     """
     settings, config = project.settings, project.settings.unet_train
     accelerator = make_accelerator(select_device(settings.project.device))
@@ -132,12 +138,12 @@ def train_unet(project: Project, progress: Progress = silent) -> TrainResult:
     vae_model = load_vae(project.path(settings.encode.vae), device, dtype)
     index = LatentIndex.open(project.path(settings.encode.folder))
     index.require(vae_hash=vae_model.vae_hash, format_hash=vae_model.format_hash)
+    index = run_statistics(project.root / "runs" / config.run, index)
+    require_rate(project, "unet.train", config)
     columns = _crop_columns(project, vae_model, index)
     seed = Stream(settings.project.seed).seed_for("unet")
     source = LatentCrops(index, "train", columns, seed, config.game_temperature)
-    held_out: Batch | None = None
-    if index.has("validation", columns):
-        held_out = LatentCrops(index, "validation", columns, 0).examples(0, HELD_OUT)
+    held_out, _ = _held_out(_validation_indices(index, columns), lambda own: LatentCrops(own, "validation", columns, 0))
     torch.manual_seed(seed)
     unet = UNet(
         settings.unet,
@@ -157,18 +163,163 @@ def train_unet(project: Project, progress: Progress = silent) -> TrainResult:
         "games": list(index.games),
         "latent statistics": hash_of([index.mean, index.std]),
     }
-    run, model = _run(project, config, identity), project.root / "models" / config.run
+    statistics = {STATISTICS_NAME: {"mean": list(index.mean), "std": list(index.std)}}
+    run = _run(project, config, identity, run_folder, statistics)
+    model = project.root / "models" / config.run
 
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
-        facts = {"project": settings.project.name, "steps": steps, "dualdiff": __version__}
+        facts = {"project": settings.project.name, "run": config.run, "steps": steps, "dualdiff": __version__}
         tracks = [(track.game, _seconds(index, track.columns)) for track in index.tracks_of("train")]
+        per_game = _per_game(source, tracks, held_out_losses(run.folder))
         card = _card(settings.project.name, facts, tracks)
         needed = _needed_to_generate(index, space, columns)
-        save_unet(model, vae_model, unet, weights, {**facts, **needed}, card)
+        save_unet(model, vae_model, unet, weights, {**facts, **needed, "per_game": per_game}, card)
         save_mix(model, fit_mix(index))
 
-    steps = train(objective, source, config, run, accelerator, seed=seed, export=export, progress=progress)
-    return TrainResult(run.folder, model, steps)
+    def check() -> None:
+        require_hashes(index)
+        require_design(index, vae_model.vae)
+        require_scale(source.examples(0, min(CHECKED, config.batch_size)), index)
+        _compare_with_untrained(project, vae_model)
+
+    job = Job("unet.train", objective, source, config, run, accelerator, seed, export, check, _picture)
+    return Prepared(job, model)
+
+
+def train_vae(project: Project, progress: Progress = silent, hours: float | None = None) -> TrainResult:
+    """Train the VAE of a project, or go on where its run stopped; then export the model folder.
+
+    Raises:
+        DataError: no ledger, no usable tracks, or a run folder of another model.
+        ConfigError: settings that do not fit each other or the data.
+        Interrupted: stopped by the user, with the state saved.
+    """
+    return _trained(prepare_vae(project), progress, hours)
+
+
+def train_unet(project: Project, progress: Progress = silent, hours: float | None = None) -> TrainResult:
+    """Train the UNet of a project on its latents, or go on where its run stopped; then export the model folder.
+
+    Raises:
+        DataError: no latents, latents of another VAE or format, or a run folder of another model.
+        ConfigError: settings that do not fit each other or the data.
+        Interrupted: stopped by the user, with the state saved.
+    """
+    return _trained(prepare_unet(project), progress, hours)
+
+
+def _trained(prepared: Prepared, progress: Progress, hours: float | None) -> TrainResult:
+    return TrainResult(prepared.job.run.folder, prepared.model, train(prepared.job, progress, hours))
+
+
+PREPARE: Mapping[str, Callable[..., Prepared]] = {"vae": prepare_vae, "unet": prepare_unet}
+
+
+def check_resume(project: Project, network: str, progress: Progress = silent) -> Proof:
+    """Prove on a project's own settings that a training resumes exactly; its own run is not touched.
+
+    Raises:
+        DataError, ConfigError: as for the training.
+    """
+    return prove(lambda folder: PREPARE[network](project, folder).job, progress)
+
+
+def preview_again(project: Project, network: str, step: int) -> list[str]:
+    """Write the audio and pictures of a step again, from the run's weight averages; returns their paths.
+
+    Raises:
+        DataError: there is no such run, or it has no averages of that step; or as for the training.
+    """
+    return show_again(PREPARE[network](project).job, step)
+
+
+def encode(project: Project, progress: Progress = silent) -> Encoded:
+    """Turn the tracks of a project into latents with its VAE; only what is not there yet.
+
+    Raises:
+        DataError: no ledger, no VAE, or a track that is missing, broken or too short.
+    """
+    settings = project.settings
+    device = select_device(settings.project.device)
+    accelerator = make_accelerator(device)
+    # in float32 whatever the project's precision: latents are made once, and are the same on every machine to rounding
+    vae_model = load_vae(project.path(settings.encode.vae), accelerator.device)
+    rows = used(read_ledger(project.ledger))
+    try:
+        return encode_tracks(
+            rows,
+            project.path(settings.dataset.folder),
+            project.path(settings.encode.folder),
+            vae_model,
+            settings.encode,
+            progress,
+            accelerator.process_index,
+            accelerator.num_processes,
+            accelerator.wait_for_everyone,
+        )
+    except DualdiffError as error:
+        error.is_everyones = accelerator.num_processes == 1  # each process has tracks of its own
+        raise
+
+
+def _held_out(by_game: Mapping[str, Any], crops: Callable[[Any], BatchSource]) -> tuple[Batch | None, list[str]]:
+    """Crops to measure a training on, the same number of each game, and the game of each."""
+    each = max(1, HELD_OUT // max(1, len(by_game)))
+    batches = {game: crops(own).examples(0, each) for game, own in list(by_game.items())[:HELD_OUT_GAMES]}
+    if not batches:
+        return None, []
+    first = next(iter(batches.values()))
+    tensors = {name: torch.cat([batch.tensors[name] for batch in batches.values()]) for name in first.tensors}
+    names = [name for batch in batches.values() for name in batch.names]
+    return Batch(tensors, names), [game for game in batches for _ in range(each)]
+
+
+def _validation_indices(index: LatentIndex, columns: int) -> dict[str, LatentIndex]:
+    """For each game that has a long enough track to validate on: the index of its tracks alone."""
+    alone = {
+        game: replace(index, tracks=tuple(track for track in index.tracks if track.game == game))
+        for game in index.games
+    }
+    return {game: own for game, own in alone.items() if own.has("validation", columns)}
+
+
+def _per_game(
+    source: LatentCrops, tracks: Sequence[tuple[str, float]], losses: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """What the model learned of each game: tracks, hours, its share of the examples, and its error on held-out ones."""
+    shares = source.shares()
+    return {
+        game: {
+            "tracks": sum(name == game for name, _ in tracks),
+            "hours": round(sum(seconds for name, seconds in tracks if name == game) / 3600, 4),
+            "share": round(shares.get(game, 0.0), 6),
+            "held_out_loss": losses.get(game),
+        }
+        for game in source.index.games
+    }
+
+
+def _compare_with_untrained(project: Project, vae_model: VAEModel) -> None:
+    """Say so where the VAE is no better than an untrained one, as far as the music is still there to tell."""
+    try:
+        rows = used(read_ledger(project.ledger))
+        frames = 8 * vae_model.vae.reduction
+        folder = project.path(project.settings.dataset.folder)
+        crops = TrackCrops(rows, folder, vae_model.format, frames, 0, cache_bytes=0)
+        waveform = crops.examples(0, CHECKED // 2).tensors["waveform"]
+    except DataError as error:
+        log.info("the VAE is not compared with an untrained one: %s", error.message)
+        return
+    warn_of_untrained(vae_model, waveform.to(vae_model.vae.positions.device))
+
+
+def _picture(path: Path) -> Path:
+    """The spectrogram of an audio file, beside it."""
+    info = audio.probe(path)
+    picture = path.with_suffix(".png")
+    waveform = audio.read(path, sample_rate=info.sample_rate)
+    write_spectrograms(picture, [PictureRow(path.stem, waveform)], info.sample_rate)
+    return picture
 
 
 def _crop_columns(project: Project, vae_model: VAEModel, index: LatentIndex) -> int:
@@ -220,8 +371,14 @@ def _rows(project: Project) -> tuple[list[Row], list[Row]]:
     return training, used(rows, "validation")
 
 
-def _run(project: Project, config: TrainConfig, identity: Mapping[str, object]) -> Run:
-    return Run(project.root / "runs" / config.run, identity, write(project.settings))
+def _run(
+    project: Project,
+    config: TrainConfig,
+    identity: Mapping[str, object],
+    folder: Path | None,
+    notes: Mapping[str, Any] | None = None,
+) -> Run:
+    return Run(folder or project.root / "runs" / config.run, identity, write(project.settings), notes or {})
 
 
 def _card(title: str, facts: Mapping[str, object], tracks: list[tuple[str, float]]) -> str:

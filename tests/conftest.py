@@ -6,7 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_COLOR", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,43 @@ import torch
 
 from dualdiff import audio, cli
 from dualdiff.data import measure
+from dualdiff.settings import project_toml
+from dualdiff.training import unet
 
 torch.set_num_threads(1)
 
 # The same examples every time, and no failure for being slow on a shared machine.
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("house")
+
+TINY = [
+    "vae.base_channels=4",
+    "vae.channel_mults=[1,1,1,1]",
+    "vae.encoder_blocks=1",
+    "vae.decoder_blocks=1",
+    "vae.spectral.block_sizes=[8,16]",
+    "vae.spectral.overlap=2",
+    "vae.train.crop_s=0.3",
+    "vae.train.batch_size=4",
+    "vae.train.grad_accum_steps=2",
+    "unet.base_channels=8",
+    "unet.channel_mults=[1,1]",
+    "unet.blocks=1",
+    "unet.head_channels=8",
+    "unet.embedding_channels=16",
+    "unet.train.crop_s=1",
+    "unet.train.batch_size=4",
+    "encode.offsets=2",
+    "dataset.min_duration_s=1",
+    "dataset.validation_share=0.2",
+    "generate.steps=2",
+    *(
+        f"{kind}.train.{key}"
+        for kind in ("vae", "unet")
+        for key in ("steps=4", "save_every=1", "warmup_steps=2", "keep_checkpoints=9")
+    ),
+]
+"""Settings under which a stage takes about a second."""
 
 SAMPLE_RATE = 32000
 GAMES = {"Bubble Bay": (3, 220.0), "Crystal Caves": (3, 330.0), "Déjà Vu, the Game": (2, 165.0)}
@@ -60,6 +91,14 @@ def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_music(tmp_path_factory.mktemp("collection") / "music")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_previews() -> Iterator[None]:
+    """Previews of a training last a second, not eight."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unet, "PREVIEW_S", 1.0)
+        yield
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command line came to."""
@@ -94,4 +133,18 @@ def project(tmp_path: Path, music: Path, run_cli: Callable[..., Outcome], monkey
         "min_duration_s = 10.0", "min_duration_s = 1.0"
     )
     settings.write_text(text, encoding="utf-8")
+    return folder
+
+
+def tiny_settings() -> list[str]:
+    return [part for override in TINY for part in ("--set", override)]
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory, music: Path) -> Path:
+    """A project in a folder with a space in its name, taken through all stages by the commands."""
+    folder = tmp_path_factory.mktemp("a project")
+    (folder / "dualdiff.toml").write_text(project_toml("nano", "tiny"), encoding="utf-8")
+    for command in (["dataset", "scan", str(music)], ["vae", "train"], ["encode"], ["unet", "train"]):
+        assert cli.run([*command, "--project", str(folder), *tiny_settings()]) == 0, command
     return folder

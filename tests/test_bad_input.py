@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_chain import tiny_settings
+from conftest import tiny_settings
 from test_store import write_model
 
 from dualdiff.data.ledger import read_ledger

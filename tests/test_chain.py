@@ -7,60 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY, tiny_settings
 
 from dualdiff import audio
 from dualdiff.data.latents import LatentIndex
 from dualdiff.errors import ConfigError, DataError
-from dualdiff.settings import open_project, project_toml
+from dualdiff.settings import open_project
 from dualdiff.stages import train_unet, train_vae
 from dualdiff.store import load_model
 
-TINY = [
-    "vae.base_channels=4",
-    "vae.channel_mults=[1,1,1,1]",
-    "vae.encoder_blocks=1",
-    "vae.decoder_blocks=1",
-    "vae.spectral.block_sizes=[8,16]",
-    "vae.spectral.overlap=2",
-    "vae.train.crop_s=0.3",
-    "vae.train.batch_size=4",
-    "vae.train.grad_accum_steps=2",
-    "unet.base_channels=8",
-    "unet.channel_mults=[1,1]",
-    "unet.blocks=1",
-    "unet.head_channels=8",
-    "unet.embedding_channels=16",
-    "unet.train.crop_s=1",
-    "unet.train.batch_size=4",
-    "encode.offsets=2",
-    "dataset.min_duration_s=1",
-    "dataset.validation_share=0.2",
-    "generate.steps=2",
-    *(
-        f"{kind}.train.{key}"
-        for kind in ("vae", "unet")
-        for key in ("steps=4", "save_every=1", "warmup_steps=2", "keep_checkpoints=9")
-    ),
-]
-"""Settings under which a stage takes about a second."""
-
 GROUPS = ("model.safetensors", "optimizer.safetensors", "ema.safetensors")
-
-
-def tiny_settings() -> list[str]:
-    return [part for override in TINY for part in ("--set", override)]
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory, music: Path) -> Path:
-    """A project in a folder with a space in its name, taken through all stages by the commands."""
-    from dualdiff import cli
-
-    folder = tmp_path_factory.mktemp("a project")
-    (folder / "dualdiff.toml").write_text(project_toml("nano", "tiny"), encoding="utf-8")
-    for command in (["dataset", "scan", str(music)], ["vae", "train"], ["encode"], ["unet", "train"]):
-        assert cli.run([*command, "--project", str(folder), *tiny_settings()]) == 0, command
-    return folder
 
 
 def test_every_stage_leaves_its_files(chain: Path) -> None:

@@ -19,7 +19,8 @@ from dualdiff.models.layers import MPConv
 from dualdiff.seeding import Stream
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.job import make_accelerator
-from dualdiff.training.loop import Loop, Loss, Place
+from dualdiff.training.loop import Loop
+from dualdiff.training.objective import Loss, Place
 from dualdiff.training.run import Run
 
 IDENTITY = {"network": "toy", "config": {"width": 8}}
@@ -44,7 +45,7 @@ class Toy:
 
     def loss(self, batch: Batch, place: Place) -> Loss:
         x = batch.tensors["x"]
-        noise = torch.randn(x.shape, generator=place.stream.torch("noise"))
+        noise = place.normal(x.shape, "noise")
         scale = torch.rand((), generator=place.step_stream.torch("scale"))
         error = (self.model(x + scale * noise) - x).square().mean()
         if place.step == self.poison_at:
@@ -56,6 +57,9 @@ class Toy:
     def validate(self) -> dict[str, float]:
         self.modes.append(self.model.training)
         return {"error": float(self.model(torch.ones(1, 4)).square().mean())}
+
+    def curves(self, step: int) -> dict[str, list[float]]:
+        return {"noise/log_sigma": [0.0, 1.0], "noise/noise_density": [0.5, 0.5]}
 
     def preview(self, folder: Path, name: str) -> list[Path]:
         folder.mkdir(exist_ok=True)
@@ -212,9 +216,10 @@ def test_the_record_holds_means_between_reports_and_validations_of_the_averaged_
 
 
 def test_old_checkpoints_and_snapshots_go(tmp_path: Path) -> None:
-    fit(tmp_path / "run", steps=12, save_every=2, keep_checkpoints=2, keep_ema_snapshots=3)
+    fit(tmp_path / "run", steps=12, save_every=2, keep_checkpoints=2, keep_ema_snapshots=3, ema_widths=(0.05, 0.1))
     assert Run(tmp_path / "run", IDENTITY, "").checkpoints() == [10, 12]
-    assert len(list((tmp_path / "run" / "ema").iterdir())) == 2 * 3
+    kept = sorted(path.stem for path in (tmp_path / "run" / "ema").iterdir())
+    assert kept == [f"{width}-{step:08d}" for width in ("0.050", "0.100") for step in (3, 5, 8)]
 
 
 def test_a_run_folder_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def _global_flags_first(arguments: Sequence[str]) -> tuple[list[str], bool]:
 def _explain(error: BaseException) -> int:
     """Tell the user of an error and return the exit code that goes with it."""
     if isinstance(error, DualdiffError):
+        if error.is_everyones and not console.is_first_process():
+            return error.exit_code
         console.show_error(error.message, error.hint, "interrupted" if isinstance(error, Interrupted) else "error")
         return error.exit_code
     if isinstance(error, TyperUsageError):

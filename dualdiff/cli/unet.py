@@ -4,12 +4,19 @@ import typer
 
 from dualdiff.cli import console
 from dualdiff.cli.options import HERE, Overrides, ProjectDir
+from dualdiff.cli.training import CheckResume, Hours, Preview, beside_training
 
 app = typer.Typer(help="The diffusion UNet, which writes latents for a mix of games.")
 
 
 @app.command()
-def train(project: ProjectDir = HERE, overrides: Overrides = None) -> None:
+def train(
+    hours: Hours = None,
+    check_resume: CheckResume = False,
+    preview: Preview = None,
+    project: ProjectDir = HERE,
+    overrides: Overrides = None,
+) -> None:
     """Train the UNet on the encoded tracks, or go on where an interrupted training stopped.
 
     Ctrl-C saves after the step at hand; the same command then goes on. How long, how large and how often to save is
@@ -19,7 +26,9 @@ def train(project: ProjectDir = HERE, overrides: Overrides = None) -> None:
     from dualdiff.stages import train_unet
 
     opened = open_project(project, overrides or ())
+    if beside_training(opened, "unet", check_resume, preview):
+        return
     with console.progress("unet") as progress:
-        result = train_unet(opened, progress)
+        result = train_unet(opened, progress, hours)
     console.say(str(result.model))
     console.note("next: `dualdiff generate`")

@@ -7,12 +7,19 @@ import typer
 from dualdiff.cli import console
 from dualdiff.cli.format import measured, spread
 from dualdiff.cli.options import HERE, AsJson, Overrides, ProjectDir
+from dualdiff.cli.training import CheckResume, Hours, Preview, beside_training
 
 app = typer.Typer(help="The VAE, which turns samples into latents and back.")
 
 
 @app.command()
-def train(project: ProjectDir = HERE, overrides: Overrides = None) -> None:
+def train(
+    hours: Hours = None,
+    check_resume: CheckResume = False,
+    preview: Preview = None,
+    project: ProjectDir = HERE,
+    overrides: Overrides = None,
+) -> None:
     """Train the VAE, or go on where an interrupted training stopped.
 
     Ctrl-C saves after the step at hand; the same command then goes on. How long, how large and how often to save is
@@ -22,8 +29,10 @@ def train(project: ProjectDir = HERE, overrides: Overrides = None) -> None:
     from dualdiff.stages import train_vae
 
     opened = open_project(project, overrides or ())
+    if beside_training(opened, "vae", check_resume, preview):
+        return
     with console.progress("vae") as progress:
-        result = train_vae(opened, progress)
+        result = train_vae(opened, progress, hours)
     console.say(str(result.model))
     console.note("next: `dualdiff encode`")
 

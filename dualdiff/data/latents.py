@@ -251,6 +251,13 @@ class LatentCrops:
         labels = torch.nn.functional.one_hot(numbers, len(self.index.games)).float()
         return Batch({"latents": self._space.normalise(torch.stack(latents)), "labels": labels}, list(names))
 
+    def shares(self) -> dict[str, float]:
+        """The share of the examples that each game has."""
+        shares: dict[str, float] = {}
+        for track, probability in zip(self.tracks, self._draw.probabilities, strict=True):
+            shares[track.game] = shares.get(track.game, 0.0) + float(probability)
+        return shares
+
     def _example(self, number: int) -> tuple[Latents, str, str]:
         which, where, how = self._stream.at(number).numpy("place").random(3)
         track = self.tracks[self._draw.track(which)]

@@ -131,9 +131,9 @@ class VAE(nn.Module):
         seen: Tensor = self.encoder[:-1](with_positions(sample, self.positions).to(self.compute_dtype))
         return seen
 
-    def draw(self, mode: Latents, std: Tensor, generator: torch.Generator) -> Latents:
-        """The mode plus the latents' own noise."""
-        return mode + std * torch.randn(mode.shape, generator=generator, device=generator.device).to(mode.device)
+    def draw(self, mode: Latents, std: Tensor, noise: Latents) -> Latents:
+        """The mode plus the latents' own noise, given standard normal numbers."""
+        return mode + std * noise.to(mode.device)
 
     def decode(self, latents: Latents) -> Sample:
         """(B, latent channels, F/8, N/8) to (B, C, F, N)."""

@@ -12,7 +12,9 @@ class TrainConfig:
     run: str = setting("run", "name of the run folder in runs/ and of the model folder in models/")
     steps: int = setting(10000, "optimizer steps in all", minimum=1)
     batch_size: int = setting(16, "examples per optimizer step, over all processes and micro-batches", minimum=1)
-    grad_accum_steps: int = setting(1, "micro-batches that a process splits its share of a batch into", minimum=1)
+    grad_accum_steps: int = setting(
+        1, "micro-batches that a process splits its share of a batch into; 0: as few as fit into memory", minimum=0
+    )
     crop_s: float = setting(8.0, "length of a training example, seconds (rounded down to whole latents)", above=0)
     game_temperature: float = setting(0.5, "how games are drawn: 1 by their hours, 0 all alike", minimum=0, maximum=1)
     num_workers: int = setting(0, "processes that load data (0: none besides the training itself)", minimum=0)
@@ -21,22 +23,27 @@ class TrainConfig:
     decay_after_steps: int = setting(2000, "from here the learning rate falls as 1/sqrt(step); 0 for never", minimum=0)
     max_grad_norm: float = setting(10.0, "gradients longer than this are shortened to it", above=0)
     ema_widths: tuple[float, ...] = setting(
-        (0.05, 0.1), "relative widths of the weight averages; the last is exported", above=0.01, maximum=0.25
+        (0.015, 0.025, 0.045, 0.1, 0.16, 0.25), "relative widths of the weight averages", above=0.01, maximum=0.25
     )
+    export_ema_width: float = setting(0.1, "which of them is validated, heard and exported", above=0.01, maximum=0.25)
     report_every: int = setting(20, "steps between lines of metrics.jsonl", minimum=1)
     validate_every: int = setting(500, "steps between validations", minimum=1)
     preview_every: int = setting(1000, "steps between audio and pictures", minimum=1)
     save_every: int = setting(500, "steps between checkpoints", minimum=1)
     keep_checkpoints: int = setting(2, "checkpoints kept", minimum=1)
-    keep_ema_snapshots: int = setting(8, "snapshots kept of each weight average", minimum=1)
+    keep_ema_snapshots: int = setting(
+        4, "snapshots kept of each weight average, to rebuild any width from 0.015 to 0.25", minimum=1
+    )
 
     def __post_init__(self) -> None:
         if not self.run.strip() or set(self.run) & set('/\\:*?"<>|') or self.run.startswith("."):
             raise ValueError(f'run = "{self.run}" is not a name that a folder can have')
-        if self.batch_size % self.grad_accum_steps:
+        if self.grad_accum_steps and self.batch_size % self.grad_accum_steps:
             raise ValueError(
                 f"batch_size = {self.batch_size} does not split into "
                 f"grad_accum_steps = {self.grad_accum_steps} equal parts"
             )
         if len({f"{width:.3f}" for width in self.ema_widths}) < len(self.ema_widths):
             raise ValueError(f"ema_widths = {list(self.ema_widths)} names one width twice (to three decimals)")
+        if self.export_ema_width not in self.ema_widths:
+            raise ValueError(f"export_ema_width = {self.export_ema_width:g} is none of ema_widths")

@@ -1,21 +1,71 @@
-"""What both trainings do around the loop: open the run, watch it, train, export."""
+"""What both trainings do around the loop: open the run, look before the first step, watch it, train, export."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from dualdiff.data.loader import BatchSource
+from dualdiff.errors import ConfigError, DataError
 from dualdiff.progress import Progress, silent
 from dualdiff.training.config import TrainConfig
-from dualdiff.training.loop import Loop, Objective
+from dualdiff.training.loop import Loop, Trial
+from dualdiff.training.memory import is_out_of_memory, largest_fitting, micro_batch, out_of_memory
+from dualdiff.training.objective import Objective, Picture
+from dualdiff.training.plan import Budget, planned
+from dualdiff.training.preflight import Costs, measure
 from dualdiff.training.run import Run
 from dualdiff.training.watch import TensorBoard
 
+log = logging.getLogger(__name__)
+
 Export = Callable[[Mapping[str, Tensor], int], None]
 """Told the averaged weights by name, and the number of steps they took."""
+
+SCHEDULE = ("warmup_steps", "decay_after_steps", "validate_every", "preview_every", "save_every")
+"""What a plan of hours fixes once and for all, by its first estimate of the number of steps."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training, ready to start: `section` is where its settings are."""
+
+    section: str
+    objective: Objective
+    source: BatchSource
+    config: TrainConfig
+    run: Run
+    accelerator: Accelerator
+    seed: int
+    export: Export
+    check: Callable[[], None]
+    """Looks at the data before the first step of all; raises DataError."""
+    picture: Picture | None = None
+
+    @property
+    def trial(self) -> Trial:
+        """A pass over the first examples."""
+        return Trial(self.objective, self.source, self.accelerator.device, self.seed)
+
+    def loop(self, config: TrainConfig, budget: Budget | None = None, progress: Progress = silent) -> Loop:
+        """The loop over these settings, not yet started."""
+        return Loop(
+            self.objective,
+            self.source,
+            config,
+            self.run,
+            self.accelerator,
+            self.seed,
+            progress=progress,
+            picture=self.picture,
+            budget=budget,
+            section=self.section,
+        )
 
 
 def make_accelerator(device: torch.device) -> Accelerator:
@@ -23,35 +73,114 @@ def make_accelerator(device: torch.device) -> Accelerator:
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
 
 
-def train(
-    objective: Objective,
-    source: BatchSource,
-    config: TrainConfig,
-    run: Run,
-    accelerator: Accelerator,
-    *,
-    seed: int,
-    export: Export,
-    progress: Progress = silent,
-) -> int:
+def train(job: Job, progress: Progress = silent, hours: float | None = None) -> int:
     """Train to the end, going on where the run stopped, then export; returns the number of steps in all.
 
     The objective's model must be on the accelerator's device already. In several processes the first one writes.
+    With `hours` the training takes so long in all, over all the times it was started, and as many steps as fit.
 
     Raises:
         ConfigError: the batch does not split among the processes.
-        Interrupted, DataError, DualdiffError: see `Run.open` and `Loop.fit`.
+        Interrupted, DataError, DualdiffError: see `Run.open`, `Loop.fit` and `preflight`.
     """
-    loop = Loop(objective, source, config, run, accelerator, seed, progress=progress)
-    if loop.is_main:
-        run.open()
+    accelerator, is_new = job.accelerator, not job.run.checkpoints()
+    if is_new:  # before there is a run: what is wrong may be mended, and then it is another
+        job.check()
     accelerator.wait_for_everyone()
-    with _watched(run, loop.is_main) as loop.watcher:
+    if accelerator.is_main_process:
+        job.run.open()
+    accelerator.wait_for_everyone()
+    config, budget = with_micro_batch(job), None
+    if is_new or hours:
+        costs = _look(job, config)
+        config, budget = _budgeted(job, config, costs, hours)
+        log.info(costs.words(config, config.steps))
+    loop = job.loop(config, budget, progress)
+    with _watched(job.run, loop.is_main) as loop.watcher:
         steps = loop.fit()
     if loop.is_main:
-        export(loop.averages(), steps)
+        job.export(loop.averages(), steps)
     accelerator.wait_for_everyone()
     return steps
+
+
+def with_micro_batch(job: Job) -> TrainConfig:
+    """The settings with the number of micro-batches found out, where they ask for it; a run keeps what it began with.
+
+    Raises:
+        ConfigError: the batch does not split among the processes.
+        DualdiffError: not even one example fits into memory.
+    """
+    config, processes = job.config, job.accelerator.num_processes
+    if config.grad_accum_steps:
+        return config
+    if config.batch_size % processes:
+        raise ConfigError(
+            f"{job.section}: batch_size {config.batch_size} does not split among {processes} processes",
+            "it must be a multiple of their number",
+        )
+    share = config.batch_size // processes
+    kept = job.run.plan().get("grad_accum_steps", {}).get(str(processes))
+    if isinstance(kept, int) and kept > 0 and share % kept == 0:
+        return replace(config, grad_accum_steps=kept)
+    size = micro_batch(share, job.accelerator.device, job.trial.run)
+    if processes > 1:  # all take what fits the smallest
+        sizes = torch.tensor([size], device=job.accelerator.device)
+        size = int(job.accelerator.gather(sizes).min())
+    accum = share // size
+    if job.accelerator.is_main_process:
+        before = job.run.plan().get("grad_accum_steps", {})
+        job.run.update_plan({"grad_accum_steps": {**before, str(processes): accum}})
+    log.info("micro-batches of %d examples fit: grad_accum_steps = %d", size, accum)
+    return replace(config, grad_accum_steps=accum)
+
+
+def _look(job: Job, config: TrainConfig) -> Costs:
+    """The costs of a step; running out of memory is told with the size that would fit."""
+    processes = job.accelerator.num_processes
+    try:
+        return measure(job.section, job.trial, job.run.folder, config, processes)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    micro = config.batch_size // (processes * config.grad_accum_steps)
+    fits = largest_fitting(micro // 2, job.trial.run) if micro > 1 else None
+    raise out_of_memory(job.section, config, micro, fits)
+
+
+def _budgeted(job: Job, config: TrainConfig, costs: Costs, hours: float | None) -> tuple[TrainConfig, Budget | None]:
+    """The settings for so many hours, and the time that is left of them.
+
+    The schedule is fixed at the first start, by the first estimate of how many steps there will be.
+    """
+    if hours is None:
+        return config, None
+    plan = job.run.plan()
+    spent_s = float(plan.get("spent_s", 0.0))
+    if "schedule" in plan:
+        known: dict[str, Any] = {name: int(plan["schedule"][name]) for name in SCHEDULE if name in plan["schedule"]}
+        config = replace(config, **known, steps=max(1, int(plan.get("steps", config.steps))))
+    else:
+        config = planned(config, max(1, round(hours * 3600 / costs.step_s)))
+        schedule = {name: getattr(config, name) for name in SCHEDULE}
+        if job.accelerator.is_main_process:
+            job.run.update_plan({"schedule": schedule, "steps": config.steps, "spent_s": spent_s})
+    return config, Budget(hours * 3600, spent_s)
+
+
+def show_again(job: Job, step: int) -> list[str]:
+    """Write the previews of a step again, from the weight averages that the run has stored; returns their paths.
+
+    Raises:
+        DataError: there is no such run, or it has no averages of that step.
+    """
+    if not (job.run.folder / "state.json").exists():
+        raise DataError(f"there is no run {job.run.folder}", f"`dualdiff {job.section.split('.')[0]} train` starts it")
+    from dualdiff.training.snapshots import rebuild
+
+    _, weights = rebuild(job.run.folder, job.config.export_ema_width, step)
+    config = replace(job.config, grad_accum_steps=job.config.grad_accum_steps or 1)
+    return [str(path) for path in job.loop(config).show(weights, step, job.run.folder / "demos")]
 
 
 @contextlib.contextmanager

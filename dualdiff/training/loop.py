@@ -1,89 +1,83 @@
 """The training loop: the only one. What is trained, and for what, is the objective's.
 
 Step s draws examples s*B .. s*B + B - 1 of the run. They are cut into P*A equal micro-batches, of which process p takes
-numbers p*A .. p*A + A - 1; every random draw belongs to (seed, step, micro-batch). So a step is the same after a
-resume, with any number of loader workers, and, to rounding, for every way to write B/(P*A).
+numbers p*A .. p*A + A - 1; every random draw belongs to (seed, step) or to (seed, step, example). So a step is the same
+after a resume, with any number of loader workers, and, to rounding, for every way to cut a batch. Dropout alone, where
+it is on, belongs to (seed, step, micro-batch): its draws are the network's own.
 """
 
 import contextlib
 import logging
 import math
-import signal
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from accelerate.utils import gather_object
+from torch import Tensor
 
 from dualdiff.data.loader import Batch, BatchSource, load
 from dualdiff.errors import ConfigError, DualdiffError, Interrupted
+from dualdiff.files import write_text_atomically
 from dualdiff.models.layers import renormalise
 from dualdiff.progress import Progress, silent
 from dualdiff.seeding import Stream
 from dualdiff.store import load_into, tensors_of
 from dualdiff.training.config import TrainConfig
-from dualdiff.training.ema import EMA
+from dualdiff.training.ema import EMA, decay_at, gamma_of
+from dualdiff.training.memory import is_out_of_memory, largest_fitting, memory_bytes, out_of_memory
+from dualdiff.training.objective import Loss, Objective, Picture, Place, Watcher
 from dualdiff.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
-from dualdiff.training.run import Checkpoint, Run
+from dualdiff.training.plan import Budget
+from dualdiff.training.run import COSTS_NAME, Checkpoint, Run
+from dualdiff.training.snapshots import is_due as is_snapshot_due
+from dualdiff.training.stop import StopSignals, is_true_for_any
 
 log = logging.getLogger(__name__)
 
 GROUPS = ("model", "optimizer", "ema")
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a micro-batch stands: its step, and which examples of the step's batch it holds."""
-
-    step: int
-    first: int
-    batch_size: int
-    step_stream: Stream
-    stream: Stream
+SUM, COUNT = "sum of ", "count of "
+"""What the tally calls the two numbers of one of a loss's `sums`."""
 
 
 @dataclass(frozen=True)
-class Loss:
-    """A scalar to descend, and the named terms worth a line in the record (scalars, detached)."""
+class Trial:
+    """Passes of an objective over the first examples of a step."""
 
-    total: Tensor
-    terms: Mapping[str, Tensor]
+    objective: Objective
+    source: BatchSource
+    device: torch.device
+    seed: int = 0
+    step: int = 0
 
+    def run(self, size: int) -> None:
+        """Forward and backward of `size` examples; no gradient stays. May run out of memory."""
+        batch = self.source.examples(self.step * size, size).to(self.device)
+        place = Place(self.step, 0, size, Stream(self.seed).at("step", self.step))
+        try:
+            torch.autograd.backward(self.objective.loss(batch, place).total)
+        finally:
+            for parameter in self.objective.model.parameters():
+                parameter.grad = None
 
-class Objective(Protocol):
-    """What is trained, and for what. It never sees the loop."""
-
-    @property
-    def model(self) -> nn.Module:
-        """What is optimized."""
-
-    def loss(self, batch: Batch, place: Place) -> Loss:
-        """The mean loss of a micro-batch."""
-
-    def validate(self) -> dict[str, float]:
-        """Measures on held-out data, the same examples and draws each time."""
-
-    def preview(self, folder: Path, name: str) -> list[Path]:
-        """Write audio and pictures that show the state of the training; returns their paths."""
-
-
-class Watcher(Protocol):
-    """Who is shown more than the record holds: TensorBoard."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Named numbers of a step."""
-
-    def files(self, step: int, paths: list[Path]) -> None:
-        """Audio and pictures of a step."""
+    def seconds(self, size: int) -> float:
+        """How long a pass takes, the second time: the first one compiles, and fills caches."""
+        for _ in range(2):
+            started_s = time.perf_counter()
+            self.run(size)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+        return time.perf_counter() - started_s
 
 
 @dataclass
 class Loop:
-    """One training run: `fit` resumes and goes on until `config.steps`."""
+    """One training run: `fit` resumes and goes on until `config.steps`, or until the budget of time is used."""
 
     objective: Objective
     source: BatchSource
@@ -93,10 +87,14 @@ class Loop:
     seed: int
     watcher: Watcher | None = None
     progress: Progress = silent
+    picture: Picture | None = None
+    budget: Budget | None = None
+    section: str = "train"
+    """The section of the settings that the config comes from, for messages."""
 
     def __post_init__(self) -> None:
         shares = self.accelerator.num_processes * self.config.grad_accum_steps
-        if self.config.batch_size % shares:
+        if shares < 1 or self.config.batch_size % shares:
             raise ConfigError(
                 f"the training {self.config.run}: batch_size {self.config.batch_size} does not split into {shares} "
                 "equal micro-batches",
@@ -104,12 +102,13 @@ class Loop:
                 f"grad_accum_steps ({self.config.grad_accum_steps})",
             )
         self.micro_size = self.config.batch_size // shares
-        self.step = 0
+        self.step, self.total = 0, self.config.steps
         self.tally: dict[str, float] = {}
         self.model = self.objective.model
         self.optimizer = make_optimizer(self.model)
         self.parameters = dict(self.model.named_parameters())
         self.ema = EMA(self.parameters, self.config.ema_widths)
+        self._reported = (0, time.perf_counter())
 
     @property
     def is_main(self) -> bool:
@@ -121,30 +120,46 @@ class Loop:
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM came; the state is saved.
-            DualdiffError: the loss or its gradient is not finite; the state before that step is saved.
+            DualdiffError: the loss or its gradient is not finite (the state before that step is saved), memory or the
+                disk is full.
         """
-        self._resume()
-        if self.step >= self.config.steps:
-            log.info("nothing to train: %s has done %d of %d steps", self.run.folder, self.step, self.config.steps)
+        self.resume()
+        if self.step >= self.total:
+            log.info("nothing to train: %s has done %d of %d steps", self.run.folder, self.step, self.total)
         self.model.train()
-        with _StopSignals() as stop:
+        self._reported = (self.step, time.perf_counter())
+        with StopSignals() as stop:
             batches = load(self.source, self._ranges(), self.config.num_workers)
-            while self.step < self.config.steps:
+            while self.step < self.total:
                 self._advance(batches)
+                self._plan()
                 self._events(stop)
         return self.step
 
+    def _plan(self) -> None:
+        """Correct the number of steps by the time that is left; all processes follow the first one."""
+        if self.budget is None:
+            return
+        planned = self.budget.step_ended(self.step) if self.is_main else 0
+        if self.accelerator.num_processes > 1:
+            shared = torch.tensor(float(planned), device=self.accelerator.device)
+            planned = int(self.accelerator.reduce(shared, reduction="sum"))
+        self.total = planned
+
     def _ranges(self) -> Iterator[tuple[int, int]]:
-        accum = self.config.grad_accum_steps
-        for step in range(self.step, self.config.steps):
+        accum, step = self.config.grad_accum_steps, self.step
+        while self.budget is not None or step < self.total:
             for index in range(accum):
                 micro = self.accelerator.process_index * accum + index
                 yield step * self.config.batch_size + micro * self.micro_size, self.micro_size
+            step += 1
 
-    def _place(self, index: int) -> Place:
+    def place(self, index: int) -> Place:
+        """Where this process's micro-batch number `index` of the step at hand stands."""
         micro = self.accelerator.process_index * self.config.grad_accum_steps + index
-        stream = Stream(self.seed).at("step", self.step)
-        return Place(self.step, micro * self.micro_size, self.config.batch_size, stream, stream.at("micro", micro))
+        return Place(
+            self.step, micro * self.micro_size, self.config.batch_size, Stream(self.seed).at("step", self.step)
+        )
 
     def _advance(self, batches: Iterator[Batch]) -> None:
         """One optimizer step."""
@@ -153,14 +168,10 @@ class Loop:
         names: list[str] = []
         terms: dict[str, Tensor] = {}
         for index in range(self.config.grad_accum_steps):
-            batch = next(batches)
+            batch = self._next(batches)
             names += batch.names
-            place = self._place(index)
-            torch.manual_seed(place.stream.seed_for("dropout"))
-            loss = self.objective.loss(batch.to(self.accelerator.device), place)
-            (loss.total / shares).backward()
-            for name, value in {"loss": loss.total.detach(), **loss.terms}.items():
-                terms[name] = terms.get(name, torch.zeros((), device=value.device)) + value.float() / shares
+            for name, value in self._backward(batch, self.place(index), shares).items():
+                terms[name] = terms[name] + value if name in terms else value
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         terms = self._reduced(gradients, terms)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
@@ -176,6 +187,41 @@ class Loop:
             self.tally[name] = self.tally.get(name, 0.0) + number
         self.tally["count"] = self.tally.get("count", 0.0) + 1
 
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        try:
+            return next(batches)
+        except DualdiffError as error:
+            raise self._own(error) from error.__cause__
+
+    def _own(self, error: DualdiffError) -> DualdiffError:
+        """An error of this process alone: where there are several, it says which one it is."""
+        if self.accelerator.num_processes > 1:
+            error.message = f"process {self.accelerator.process_index}: {error.message}"
+            error.is_everyones = False
+        return error
+
+    def _backward(self, batch: Batch, place: Place, shares: int) -> dict[str, Tensor]:
+        """Add a micro-batch's gradients; its share of the step's terms, and sums and counts as they are."""
+        torch.manual_seed(Stream(self.seed).at("dropout", place.step, place.first).seed_for("masks"))
+        loss: Loss | None = None
+        try:
+            loss = self.objective.loss(batch.to(self.accelerator.device), place)
+            torch.autograd.backward(loss.total / shares)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            loss = None
+        if loss is None:  # not inside the except: there the traceback still holds all that filled the memory
+            raise self._own(out_of_memory(self.section, self.config, self.micro_size, self._fitting()))
+        terms = {name: value.float() / shares for name, value in {"loss": loss.total.detach(), **loss.terms}.items()}
+        for name, pair in loss.sums.items():
+            terms[SUM + name], terms[COUNT + name] = pair.float().unbind()
+        return terms
+
+    def _fitting(self) -> int | None:
+        trial = Trial(self.objective, self.source, self.accelerator.device, self.seed, self.step)
+        return largest_fitting(max(self.micro_size // 2, 1), trial.run)
+
     def _reduced(self, gradients: list[Tensor], terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sum gradients (in place) and terms over the processes, in one message."""
         if self.accelerator.num_processes == 1:
@@ -189,54 +235,87 @@ class Loop:
         return dict(zip(names, pieces[-1], strict=True))
 
     def _require_finite(self, values: Mapping[str, float], names: list[str]) -> None:
+        """Stop before the update where a number is not finite; the state and the names of the batch are saved."""
         bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            self._save()
-            raise DualdiffError(
-                f"step {self.step + 1} of {self.run.folder}: {', '.join(bad)} is not a finite number; "
-                f"the batch was {', '.join(names[:4])}{' and more' if len(names) > 4 else ''}",
-                f"nothing was updated and step {self.step} is saved: listen to these excerpts, or lower the rate",
-            )
+        if not bad:
+            return
+        batch = gather_object(names) if self.accelerator.num_processes > 1 else names
+        self._save()
+        if self.is_main:
+            self.run.write_failure(self.step + 1, values, batch)
+        raise DualdiffError(
+            f"step {self.step + 1} of {self.run.folder}: {', '.join(bad)} is not a finite number; "
+            f"the batch was {', '.join(batch[:4])}{' and more' if len(batch) > 4 else ''}",
+            f"nothing was updated and step {self.step} is saved; {self.run.failure_path} names the whole batch: "
+            "listen to these excerpts, or lower the rate",
+        )
 
-    def _events(self, stop: "_StopSignals") -> None:
-        """What is due after a step: report, validate, preview, save."""
-        config, step, last = self.config, self.step, self.step == self.config.steps
+    def _events(self, stop: StopSignals) -> None:
+        """What is due after a step: snapshot, report, validate, preview, save."""
+        config, step, last = self.config, self.step, self.step == self.total
 
         def is_due(every: int) -> bool:
             return step % every == 0 or last
 
-        self.progress(step, config.steps, self._note())
+        self.progress(step, self.total, self._note())
+        if is_snapshot_due(step) and self.is_main:
+            averages = {width: self.ema.tensors(width) for width in config.ema_widths}
+            self.run.save_snapshots(step, averages, config.keep_ema_snapshots)
         if is_due(config.report_every):
             self._report(self._means())
+            self._record_costs()
         if is_due(config.validate_every):
-            with self._averaged():
-                self._report({f"validation/{name}": value for name, value in self.objective.validate().items()})
+            with self._closing("validate"), self._averaged():
+                self._report_validation()
         if is_due(config.preview_every) and self.is_main:
-            with self._averaged():
-                paths = self.objective.preview(self.run.folder / "demos", f"{step:08d}")
-            if self.watcher:
-                self.watcher.files(step, paths)
-        interrupted = stop.requested(self.accelerator)
+            with self._closing("preview"):
+                self.preview(self.run.folder / "demos")
+        interrupted = is_true_for_any(self.accelerator, stop.asked)
         if is_due(config.save_every) or interrupted:
-            self._save(snapshots=is_due(config.save_every))
+            with self._closing("save"):
+                self._save()
         if interrupted and not last:
             raise Interrupted(
-                f"stopped after step {step} of {config.steps}; everything is saved in {self.run.folder}",
+                f"stopped after step {step} of {self.total}; everything is saved in {self.run.folder}",
                 "run the same command again to go on",
             )
+
+    def _closing(self, event: str) -> contextlib.AbstractContextManager[None]:
+        return self.budget.closing(event) if self.budget else contextlib.nullcontext()
+
+    def preview(self, folder: Path) -> list[Path]:
+        """Write audio and pictures of the averaged model as it stands, and beside them the command that does it again.
+
+        Returns what was written.
+        """
+        with self._averaged():
+            paths = self.objective.preview(folder, f"{self.step:08d}")
+        if self.picture:
+            paths = [*paths, *map(self.picture, paths)]
+        if paths:
+            network = self.section.partition(".")[0]
+            command = f"dualdiff {network} train --preview {self.step}"
+            write_text_atomically(folder / f"{self.step:08d}.txt", f"made by: {command}\n")
+        if self.watcher:
+            self.watcher.files(self.step, paths)
+        return paths
 
     def _note(self) -> str:
         """What the progress says beside rate and time left: the loss, and on a GPU the most memory it took."""
         note = f"loss {self.tally['loss'] / self.tally['count']:.4f}"
         if self.accelerator.device.type == "cuda":
-            note += f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+            note += f", {memory_bytes(self.accelerator.device) / 2**30:.1f} GiB"
         return note
 
     def _means(self) -> dict[str, float]:
+        """What was tallied since the last report, as means, and what the step alone decides."""
         count = self.tally.pop("count")
-        means = {name: total / count for name, total in self.tally.items()}
-        self.tally = {}
-        return {**means, "learning_rate": learning_rate(self.step, self.config)}
+        tally, self.tally = self.tally, {}
+        means = {name: total / count for name, total in tally.items() if not name.startswith((SUM, COUNT))}
+        for name in (name.removeprefix(COUNT) for name, total in tally.items() if name.startswith(COUNT) and total):
+            means[name] = tally[SUM + name] / tally[COUNT + name]
+        betas = {f"ema_beta at width {w:g}": decay_at(self.step, gamma_of(w)) for w in self.config.ema_widths}
+        return {**means, "learning_rate": learning_rate(self.step, self.config), **betas}
 
     def _report(self, values: Mapping[str, float]) -> None:
         if self.is_main and values:
@@ -244,11 +323,34 @@ class Loop:
             if self.watcher:
                 self.watcher.scalars(self.step, values)
 
+    def _report_validation(self) -> None:
+        """Measures on held-out data, and the curves of the objective, in one line."""
+        found = {f"validation/{name}": value for name, value in self.objective.validate().items()}
+        curves = self.objective.curves(self.step)
+        if self.is_main and (found or curves):
+            self.run.record(self.step, {**found, **curves})
+            if self.watcher:
+                self.watcher.scalars(self.step, found)
+                self.watcher.curves(self.step, curves)
+
+    def _record_costs(self) -> None:
+        """Time and memory have a record of their own: they do not repeat."""
+        (before, then), now = self._reported, time.perf_counter()
+        self._reported = (self.step, now)
+        if self.is_main and self.step > before:
+            costs = {
+                "step_s": (now - then) / (self.step - before),
+                "memory_mib": memory_bytes(self.accelerator.device) / 2**20,
+            }
+            self.run.record(self.step, costs, COSTS_NAME)
+            if self.watcher:
+                self.watcher.scalars(self.step, {f"costs/{name}": value for name, value in costs.items()})
+
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
         """The model with its averaged weights, as it will be exported, and without dropout."""
         kept = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        self._set(self.ema.tensors(self.config.ema_widths[-1]))
+        self._set(self.ema.tensors(self.config.export_ema_width))
         self.model.eval()
         try:
             with torch.no_grad():
@@ -263,10 +365,17 @@ class Loop:
             parameter.copy_(tensors[name])
 
     def averages(self) -> dict[str, Tensor]:
-        """The averaged weights to export: those of the last width."""
-        return {**tensors_of(self.model), **self.ema.tensors(self.config.ema_widths[-1])}
+        """The averaged weights to export."""
+        return {**tensors_of(self.model), **self.ema.tensors(self.config.export_ema_width)}
 
-    def _save(self, snapshots: bool = False) -> None:
+    def show(self, averages: Mapping[str, Tensor], step: int, folder: Path) -> list[Path]:
+        """Write the previews of a step again, from the averaged weights of that step; returns what was written."""
+        for name, tensor in self.ema.tensors(self.config.export_ema_width).items():
+            tensor.copy_(averages[name])
+        self.step = step
+        return self.preview(folder)
+
+    def _save(self) -> None:
         if self.is_main:
             groups = {
                 "model": tensors_of(self.model),
@@ -274,15 +383,15 @@ class Loop:
                 "ema": self.ema.state(),
             }
             self.run.save(Checkpoint(self.step, groups, {"tally": self.tally}), self.config.keep_checkpoints)
-            if snapshots:
-                averages = {width: self.ema.tensors(width) for width in self.config.ema_widths}
-                self.run.save_snapshots(self.step, averages, self.config.keep_ema_snapshots)
+            if self.budget:
+                self.run.update_plan({"spent_s": self.budget.spent_s, "steps": self.total})
         self.accelerator.wait_for_everyone()
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Take up the newest checkpoint, if there is one."""
         found = self.run.load(GROUPS)
         if self.is_main:
-            self.run.rewind_record(found.step if found else 0)
+            self.run.rewind(found.step if found else 0)
         if found is None:
             return
         load_into(self.model, found.groups["model"], f"the checkpoint in {self.run.folder}")
@@ -291,34 +400,3 @@ class Loop:
         self.ema.load(found.groups["ema"])
         self.step, self.tally = found.step, dict(found.state.get("tally", {}))
         log.info("going on from step %d of %s", self.step, self.run.folder)
-
-
-class _StopSignals:
-    """The first Ctrl-C or SIGTERM asks for a stop after the step; the second stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "_StopSignals":
-        with contextlib.suppress(ValueError):  # signals belong to the main thread; elsewhere there is nothing to catch
-            for kind in (signal.SIGINT, signal.SIGTERM):
-                self._previous[kind] = signal.signal(kind, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        log.warning("stopping after this step; once more stops at once, without saving")
-
-    def __exit__(self, *_: object) -> None:
-        for kind, handler in self._previous.items():
-            signal.signal(kind, handler)
-
-    def requested(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked to stop."""
-        if accelerator.num_processes == 1:
-            return self.asked
-        flag = torch.tensor(float(self.asked), device=accelerator.device)
-        return float(accelerator.reduce(flag, reduction="sum")) > 0

@@ -3,10 +3,14 @@
 config.toml                 the settings, resolved
 state.json                  what the run is (its identity), and the newest checkpoint
 metrics.jsonl               one line per report; only what repeats exactly, so no times
-tb/                         the same and more for TensorBoard
+costs.jsonl                 time and memory of steps, which do not repeat
+plan.json                   what was decided when the run began: its micro-batches, and the time it is to take
+latents.json                the latent statistics that a UNet began with
+failure.json                where a loss was not finite: its step, its numbers and its batch
+tb/                         all of it for TensorBoard
 checkpoints/<step>/         model, optimizer and weight averages as safetensors, and the loop's own state
 ema/<width>-<step>.safetensors   snapshots of the weight averages
-demos/                      audio and pictures made on the way
+demos/                      audio and pictures made on the way, with the command that makes them again
 """
 
 import json
@@ -14,9 +18,10 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -25,11 +30,14 @@ from dualdiff.config import parse_toml
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.files import write_json_atomically, write_text_atomically
 from dualdiff.store import load_tensors, read_json, save_tensors
+from dualdiff.training import snapshots
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 """The version of the folder's layout; a folder of a newer one is refused."""
+
+RECORD_NAME, COSTS_NAME, PLAN_NAME = "metrics.jsonl", "costs.jsonl", "plan.json"
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,16 @@ class Checkpoint:
 class Run:
     """A run folder, opened for one identity: a folder of another model is refused, not overwritten."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], settings_toml: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        settings_toml: str,
+        notes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """`notes` are JSON values by file name, which a run keeps as it was begun with them."""
         self.folder = folder
+        self._notes = notes
         self._identity = dict(identity)
         self._settings_toml = settings_toml
 
@@ -64,6 +80,9 @@ class Run:
             )
         else:
             self._write_state(None)
+        for name, value in self._notes.items():
+            if not (self.folder / name).exists():
+                write_json_atomically(self.folder / name, value)
         self._tell_changes()
         write_text_atomically(self.folder / "config.toml", self._settings_toml)
 
@@ -148,19 +167,20 @@ class Run:
         return Checkpoint(steps[-1], tensors, {key: value for key, value in state.items() if key != "step"})
 
     def save_snapshots(self, step: int, averages: Mapping[float, Mapping[str, Tensor]], keep: int) -> None:
-        """Write the weight averages of one step, one file a width; keep the newest `keep` of each."""
-        for width, tensors in averages.items():
-            save_tensors(self.folder / "ema" / f"{width:.3f}-{step:08d}.safetensors", tensors)
-            for old in sorted((self.folder / "ema").glob(f"{width:.3f}-*.safetensors"))[:-keep]:
-                old.unlink()
+        """Write the weight averages of one step; see `snapshots.save`.
 
-    def record(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line to `metrics.jsonl`.
+        Raises:
+            DualdiffError: they cannot be written.
+        """
+        snapshots.save(self.folder, step, averages, keep)
+
+    def record(self, step: int, values: Mapping[str, float | Sequence[float]], name: str = RECORD_NAME) -> None:
+        """Append one line to `metrics.jsonl`, or another record.
 
         Raises:
             DualdiffError: it cannot be written.
         """
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / name
         try:
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
@@ -169,14 +189,42 @@ class Run:
             hint = f"step {saved} is saved: free some space and run the same command again"
             raise DualdiffError(f"{path} cannot be written: {error.strerror or error}", hint) from error
 
-    def rewind_record(self, step: int) -> None:
-        """Drop the lines after `step`: they will be written again, the same."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            kept = [line for line in lines if _step_of(line) <= step]
-            if kept != lines:
-                write_text_atomically(path, "".join(kept))
+    def rewind(self, step: int) -> None:
+        """Drop the lines and snapshots after `step`: they will be written again, the same."""
+        snapshots.rewind(self.folder, step)
+        for name in (RECORD_NAME, COSTS_NAME):
+            path = self.folder / name
+            if path.exists():
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+                kept = [line for line in lines if _step_of(line) <= step]
+                if kept != lines:
+                    write_text_atomically(path, "".join(kept))
+
+    @property
+    def failure_path(self) -> Path:
+        """Where a loss that is not finite is described."""
+        return self.folder / "failure.json"
+
+    def write_failure(self, step: int, values: Mapping[str, float], batch: Sequence[str]) -> None:
+        """Describe a step whose loss was not finite: its numbers as text (JSON has no NaN), and its examples' names."""
+        numbers = {name: repr(value) for name, value in values.items()}
+        write_json_atomically(self.failure_path, {"step": step, "values": numbers, "batch": list(batch)})
+
+    def plan(self) -> dict[str, Any]:
+        """What was decided when the run began; empty before.
+
+        Raises:
+            DataError: the file is broken.
+        """
+        path = self.folder / PLAN_NAME
+        found = read_json(path) if path.exists() else {}
+        if not isinstance(found, dict):
+            raise DataError(f"{path} does not describe a plan", "delete it: the run makes another")
+        return found
+
+    def update_plan(self, values: Mapping[str, Any]) -> None:
+        """Keep a decision for when the run goes on."""
+        write_json_atomically(self.folder / PLAN_NAME, {**self.plan(), **values})
 
 
 def _step_of(line: str) -> float:

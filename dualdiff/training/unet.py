@@ -1,5 +1,6 @@
 """What the UNet is trained for."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,17 +10,30 @@ from torch import Tensor
 from dualdiff.config import setting
 from dualdiff.data.loader import Batch
 from dualdiff.diffusion.denoiser import Denoiser, Preconditioning, loss_weight
-from dualdiff.diffusion.noise import NoiseConfig, NoiseLaw, make_law, stratified_quantiles
+from dualdiff.diffusion.noise import NoiseConfig, NoiseLaw, log_sigma_grid, make_law, stratified_quantiles
 from dualdiff.models.unet import UNet
 from dualdiff.pipeline import Pipeline
 from dualdiff.seeding import Stream
 from dualdiff.store import SIGMA_DATA, LatentSpace, Model, VAEModel
-from dualdiff.training.loop import Loss, Place
+from dualdiff.training.objective import Loss, Place
+from dualdiff.training.run import RECORD_NAME
 from dualdiff.training.watch import write_preview
 from dualdiff.types import Latents, Sigma
 
 VALIDATION_SIGMAS = (0.05, 0.2, 0.8, 3.0, 12.0)
 """Noise levels at which held-out latents are measured, as far as the VAE's own noise lies below."""
+
+VALIDATED_AT_ONCE = 4
+"""Held-out crops in one forward pass: what bounds the memory."""
+
+HELD_OUT_LOSS = "held_out"
+"""What a validation calls the error of a game, over all noise levels."""
+
+CURVE_POINTS = 49
+"""Points of a curve over ln sigma."""
+
+LEVELS = 8
+"""Bands of noise levels that the training error is told for."""
 
 PREVIEW_S = 8.0
 """Length of a preview, seconds."""
@@ -60,13 +74,14 @@ class UNetObjective:
         """The mean loss of normalised latents (B, C, F, N) with labels (B, K); see the class."""
         latents, labels = batch.tensors["latents"], batch.tensors["labels"]
         sigma = self._sigmas(place, len(latents)).to(latents.device)
-        dropped = torch.rand(len(latents), generator=place.stream.torch("labels")) < self.config.label_dropout
+        dropped = place.uniform(len(latents), "labels") < self.config.label_dropout
         labels = labels * ~dropped[:, None].to(labels.device)
-        noise = torch.randn(latents.shape, generator=place.stream.torch("noise")).to(latents.device)
+        noise = place.normal(latents.shape, "noise").to(latents.device)
         error, u = self._error(latents, noise, sigma, labels)
         total = (error / u.exp() + u).mean()
         scalars = {"denoising": error.mean(), "uncertainty": u.mean(), "log_sigma": sigma.log().mean()}
-        return Loss(total, {name: value.detach() for name, value in scalars.items()})
+        terms = {name: value.detach() for name, value in scalars.items()}
+        return Loss(total, terms, by_level(error.detach(), sigma))
 
     def _error(self, latents: Latents, noise: Latents, sigma: Sigma, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted squared error of each example (B,), and the log variance u expected of it (B,)."""
@@ -79,13 +94,20 @@ class UNetObjective:
             offset = float(torch.rand((), generator=place.step_stream.torch("quantiles"), dtype=torch.float64))
             quantiles = stratified_quantiles(place.first, count, place.batch_size, offset)
         else:
-            quantiles = torch.rand(count, generator=place.stream.torch("quantiles"), dtype=torch.float64)
+            quantiles = place.uniform(count, "quantiles")
         if self._law[0] != place.step:
             self._law = (place.step, self._make_law(place.step))
         return self._law[1].sigma(quantiles)
 
     def _make_law(self, step: int) -> NoiseLaw:
         return make_law(self.noise, self.space.sigma_min, SIGMA_DATA, self._uncertainty_at, step)
+
+    def curves(self, step: int) -> dict[str, list[float]]:
+        """The noise law and u, over ln sigma from sigma_min to sigma_max."""
+        points = log_sigma_grid(self.space.sigma_min, self.noise.sigma_max, CURVE_POINTS)
+        density = self._make_law(step).log_density(points).exp()
+        found = {"log_sigma": points, "noise_density": density, "u": self._uncertainty_at(points)}
+        return {f"noise/{name}": [float(f"{value:.6g}") for value in values] for name, values in found.items()}
 
     @torch.no_grad()
     def _uncertainty_at(self, log_sigma: Tensor) -> Tensor:
@@ -95,17 +117,31 @@ class UNetObjective:
         return u.double().cpu()
 
     def validate(self) -> dict[str, float]:
-        """The denoising error of held-out crops at fixed noise levels, with fixed noise."""
+        """The denoising error of held-out crops at fixed noise levels, with fixed noise: by level, and by game."""
         if self.held_out is None:
             return {}
-        batch = self.held_out.to(self.model.positions.device)
-        latents, labels = batch.tensors["latents"], batch.tensors["labels"]
-        found = {}
-        for level in (level for level in VALIDATION_SIGMAS if level >= self.space.sigma_min):
-            noise = torch.randn(latents.shape, generator=Stream(0).torch(f"sigma {level}")).to(latents.device)
-            sigma = torch.full((len(latents),), level, device=latents.device)
-            found[f"denoising at sigma {level:g}"] = float(self._error(latents, noise, sigma, labels)[0].mean())
+        levels = [level for level in VALIDATION_SIGMAS if level >= self.space.sigma_min]
+        errors = torch.stack([self._held_out_errors(level) for level in levels])  # (levels, B)
+        found = {
+            f"denoising at sigma {level:g}": float(error.mean()) for level, error in zip(levels, errors, strict=True)
+        }
+        mean, games = errors.mean(0), self.held_out.tensors["labels"].argmax(1).tolist()
+        for number in sorted(set(games)):
+            own = [index for index, game in enumerate(games) if game == number]
+            found[f"{HELD_OUT_LOSS} at {self.games[number]}"] = float(mean[own].mean())
         return found
+
+    def _held_out_errors(self, level: float) -> Tensor:
+        """The weighted squared error (B,) of each held-out crop at one noise level, a few at a time."""
+        assert self.held_out is not None
+        device = self.model.positions.device
+        latents, labels = (self.held_out.tensors[name].to(device) for name in ("latents", "labels"))
+        noise = torch.randn(latents.shape, generator=Stream(0).torch(f"sigma {level}")).to(device)
+        sigma = torch.full((len(latents),), level, device=device)
+        parts = zip(
+            *(torch.split(tensor, VALIDATED_AT_ONCE) for tensor in (latents, noise, sigma, labels)), strict=True
+        )
+        return torch.cat([self._error(*part)[0] for part in parts]).cpu()
 
     def preview(self, folder: Path, name: str) -> list[Path]:
         """One clip of fixed seed for the first game, as `generate` would write it."""
@@ -113,3 +149,21 @@ class UNetObjective:
         pipeline = Pipeline(model, self.model.positions.device)
         clip = pipeline.generate({self.games[0]: 1.0}, length_s=PREVIEW_S, seed=0)
         return [write_preview(folder / f"{name}-seed0.flac", clip.waveform, clip.sample_rate)]
+
+
+def held_out_losses(run_folder: Path) -> dict[str, float]:
+    """The error of each game on held-out crops, of the last validation that a run has recorded."""
+    found: dict[str, float] = {}
+    path, prefix = run_folder / RECORD_NAME, f"validation/{HELD_OUT_LOSS} at "
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        own = {name[len(prefix) :]: value for name, value in json.loads(line).items() if name.startswith(prefix)}
+        found = own or found
+    return found
+
+
+def by_level(error: Tensor, sigma: Sigma) -> dict[str, Tensor]:
+    """Sum and count (2,) of the errors (B,) in each band of noise levels: a factor of 4 wide, from 1/64 to 256."""
+    band = (sigma.log2() / 2 + 3).floor().long().clamp(0, LEVELS - 1)
+    chosen = torch.nn.functional.one_hot(band, LEVELS).to(error.dtype)  # (B, levels)
+    pairs = torch.stack([error @ chosen, chosen.sum(0)], dim=1)
+    return {f"denoising at sigma {2 * 4.0 ** (index - 3):.2g}": pair for index, pair in enumerate(pairs)}

@@ -1,5 +1,6 @@
 """What the VAE is trained for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,9 +14,12 @@ from dualdiff.formats import Format
 from dualdiff.losses.spectral import SpectralLoss2d, SpectralLossConfig, pointwise_loss
 from dualdiff.losses.spectral1d import SpectralLoss1d, SpectralLoss1dConfig
 from dualdiff.models.vae import VAE
-from dualdiff.training.loop import Loss, Place
+from dualdiff.training.objective import Loss, Place
 from dualdiff.training.watch import write_preview
 from dualdiff.types import Latents, Sample, Waveform
+
+VALIDATED_AT_ONCE = 4
+"""Held-out crops in one forward pass: what bounds the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +57,12 @@ class VAEObjective:
         spectral: SpectralLossConfig,
         spectral_1d: SpectralLoss1dConfig,
         held_out: Batch | None = None,
+        held_out_games: Sequence[str] = (),
     ) -> None:
+        """`held_out` are crops that the training measures itself on, `held_out_games` the game of each."""
         self.model = TrainedVAE(vae)
         self.format, self.config = format, config
-        self.held_out = held_out
+        self.held_out, self.held_out_games = held_out, held_out_games
         self._spectral_loss = SpectralLoss2d(spectral).to(vae.positions.device)
         self._waveform_loss = SpectralLoss1d(spectral_1d, format.sample_rate)
 
@@ -65,8 +71,8 @@ class VAEObjective:
         with torch.no_grad():
             sample = self.format.encode(batch.tensors["waveform"])
         mode, std = self.model.vae.posterior(sample)
-        drawn = self.model.vae.draw(mode, std, place.stream.torch("latents"))
-        terms = self._distance(self.model.vae.decode(drawn), sample, place.stream.torch("blocks"))
+        drawn = self.model.vae.draw(mode, std, place.normal(mode.shape, "latents"))
+        terms = self._distance(self.model.vae.decode(drawn), sample, place.step_stream.torch("blocks"))
         is_fixed = self.model.vae.config.latent_variance == "fixed"
         divergence = kl_to_unit(drawn) if is_fixed else kl_of_gaussians(mode, std)
         u = self.model.log_variance
@@ -85,14 +91,28 @@ class VAEObjective:
         return {"reconstruction": parts["amplitude"] + parts["phase"], **parts}
 
     def validate(self) -> dict[str, float]:
-        """The reconstruction of held-out crops from the mode of their latents."""
+        """The reconstruction of held-out crops from the mode of their latents: over all, and by game."""
         if self.held_out is None:
             return {}
-        sample = self.format.encode(self._held_out_waveform())
-        reconstruction = self.model.vae.decode(self.model.vae.encode(sample))
-        terms = self._distance(reconstruction, sample, torch.Generator().manual_seed(0))
-        error = (reconstruction - sample).abs().mean()
-        return {**{name: float(value) for name, value in terms.items()}, "absolute_error": float(error)}
+        sums: dict[str, float] = {}
+        errors: list[float] = []
+        for waveform in torch.split(self._held_out_waveform(), VALIDATED_AT_ONCE):
+            sample = self.format.encode(waveform)
+            reconstruction = self.model.vae.decode(self.model.vae.encode(sample))
+            terms = self._distance(reconstruction, sample, torch.Generator().manual_seed(0))
+            errors += (reconstruction - sample).abs().mean((1, 2, 3)).tolist()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(waveform)
+        found = {name: total / len(errors) for name, total in sums.items()}
+        found["absolute_error"] = sum(errors) / len(errors)
+        for game in sorted(set(self.held_out_games)):
+            own = [error for error, name in zip(errors, self.held_out_games, strict=True) if name == game]
+            found[f"absolute_error at {game}"] = sum(own) / len(own)
+        return found
+
+    def curves(self, step: int) -> dict[str, list[float]]:
+        """The VAE knows none."""
+        return {}
 
     def preview(self, folder: Path, name: str) -> list[Path]:
         """One held-out crop: the original, and what comes back through the VAE and the format."""

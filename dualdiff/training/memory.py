@@ -1,0 +1,104 @@
+"""Memory: how many examples fit at once, and what to say when they do not."""
+
+import logging
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dualdiff.errors import DualdiffError
+from dualdiff.training.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+CPU_SHARE = 0.5
+"""Of the memory that is free on a machine without a GPU, how much the activations of a micro-batch may take."""
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The most memory taken so far: on a GPU by tensors, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_bytes() -> int | None:
+    """The memory of the machine that is free to take, or None where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return found[0] if found else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
+def divisors(share: int) -> list[int]:
+    """The sizes that micro-batches of `share` examples can have, largest first."""
+    return [size for size in range(share, 0, -1) if share % size == 0]
+
+
+def largest_fitting(share: int, attempt: Callable[[int], None]) -> int | None:
+    """The largest micro-batch of which an attempt does not run out of memory, or None if not even one example fits."""
+    for size in divisors(share):
+        try:
+            attempt(size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) and not isinstance(error, MemoryError):
+                raise
+        else:
+            return size
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return None
+
+
+def saved_bytes(attempt: Callable[[int], None]) -> int:
+    """The bytes that the forward pass of one example keeps for the backward pass."""
+    seen: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        attempt(1)
+    return sum(seen.values())
+
+
+def micro_batch(share: int, device: torch.device, attempt: Callable[[int], None]) -> int:
+    """The largest micro-batch of a process's `share` of a batch that fits: tried on a GPU, reckoned on a CPU.
+
+    Raises:
+        DualdiffError: not even one example fits.
+    """
+    if device.type == "cpu":
+        free, each = free_bytes(), saved_bytes(attempt)
+        most = share if free is None else max(1, int(free * CPU_SHARE / max(each, 1)))
+        return max(size for size in divisors(share) if size <= most)
+    size = largest_fitting(share, attempt)
+    if size is None:
+        raise DualdiffError("not even one example fits into memory", "use shorter crops (crop_s) or a smaller network")
+    return size
+
+
+def out_of_memory(section: str, config: TrainConfig, micro: int, fits: int | None) -> DualdiffError:
+    """What to say when a micro-batch of `micro` examples ran out of memory and one of `fits` does not."""
+    message = f"{section}: out of memory with micro-batches of {micro} (batch_size = {config.batch_size}"
+    message += f", grad_accum_steps = {config.grad_accum_steps})"
+    if fits is None:
+        return DualdiffError(message, f"not even one example fits: shorten {section}.crop_s or shrink the network")
+    needed = config.grad_accum_steps * (micro // fits)
+    hint = f"micro-batches of {fits} fit: set {section}.grad_accum_steps = {needed}, or 0 to find out by itself"
+    return DualdiffError(message, f"{hint}; what was saved before is untouched")

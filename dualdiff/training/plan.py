@@ -1,0 +1,79 @@
+"""A training that is to take so many hours: how many steps that is, planned once and corrected all the way.
+
+The learning rate depends on the step alone, once its warm-up and the start of its decay are fixed; so the number of
+steps may be corrected after each one without changing any that was done.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from dualdiff.training.config import TrainConfig
+
+Clock = Callable[[], float]
+"""Seconds that only rise."""
+
+WINDOW = 50
+"""Steps whose pace the rest is planned by."""
+
+
+class Budget:
+    """Time for a training: `spent_s` of it is gone, over all the times it was started; the rest is planned.
+
+    `step_ended` is told of each step and says how many there will be in all. What comes after the last step (a
+    validation, a preview, a checkpoint, the export) is taken to last as long as it did the last time.
+    """
+
+    def __init__(self, total_s: float, spent_s: float = 0.0, clock: Clock = time.monotonic) -> None:
+        self.total_s = total_s
+        self._before_s, self._clock = spent_s, clock
+        self._started_s = clock()
+        self._step_started_s = self._started_s
+        self._pace: deque[float] = deque(maxlen=WINDOW)
+        self._closing_s: dict[str, float] = {}
+
+    @property
+    def closing_s(self) -> float:
+        """Seconds that what comes after the last step will take."""
+        return sum(self._closing_s.values())
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds used of the whole, those of earlier starts included."""
+        return self._before_s + self._clock() - self._started_s
+
+    def step_ended(self, step: int) -> int:
+        """Take note that a step has ended, events and all; returns how many steps there will be, at least `step`."""
+        now_s = self._clock()
+        self._pace.append(now_s - self._step_started_s)
+        self._step_started_s = now_s
+        left_s = self.total_s - self.spent_s - self.closing_s
+        each_s = sum(self._pace) / len(self._pace)
+        return step + max(0, round(left_s / max(each_s, 1e-9)))
+
+    @contextmanager
+    def closing(self, event: str) -> Iterator[None]:
+        """Time an event that also comes after the last step."""
+        started_s = self._clock()
+        yield
+        self._closing_s[event] = self._clock() - started_s
+
+
+def planned(config: TrainConfig, steps: int) -> TrainConfig:
+    """The settings of a training with another number of steps: its schedule and its events keep their shares of it."""
+    scale = steps / config.steps
+
+    def scaled(count: int) -> int:
+        return max(1, round(count * scale)) if count else 0
+
+    return replace(
+        config,
+        steps=steps,
+        warmup_steps=scaled(config.warmup_steps),
+        decay_after_steps=scaled(config.decay_after_steps),
+        validate_every=scaled(config.validate_every),
+        preview_every=scaled(config.preview_every),
+        save_every=scaled(config.save_every),
+    )

@@ -1,0 +1,135 @@
+"""Planning by hours, with a clock that only the work itself moves."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_loop import IDENTITY, Numbers, Toy, settings
+
+from dualdiff.data.loader import Batch
+from dualdiff.errors import Interrupted
+from dualdiff.training.config import TrainConfig
+from dualdiff.training.job import Job, make_accelerator, train
+from dualdiff.training.loop import Loop
+from dualdiff.training.objective import Loss, Place
+from dualdiff.training.plan import Budget, planned
+from dualdiff.training.proof import Unheard
+from dualdiff.training.run import Run
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Slow(Toy):
+    """A step takes the time that `pace` says; a validation and a preview take theirs."""
+
+    def __init__(self, clock: Clock, pace: "object", stop_at: int = -1) -> None:
+        super().__init__(stop_at=stop_at)
+        self.clock, self.pace = clock, pace
+
+    def loss(self, batch: Batch, place: Place) -> Loss:
+        self.clock.now_s += self.pace(place.step)  # type: ignore[operator]
+        return super().loss(batch, place)
+
+    def validate(self) -> dict[str, float]:
+        self.clock.now_s += 3.0
+        return super().validate()
+
+    def preview(self, folder: Path, name: str) -> list[Path]:
+        self.clock.now_s += 20.0
+        return super().preview(folder, name)
+
+
+PACES = {
+    "even": lambda step: 2.0,
+    "slower from a third on": lambda step: 2.0 if step < 100 else 6.0,
+    "faster from a third on": lambda step: 2.0 if step < 100 else 0.7,
+    "stalls now and then": lambda step: 30.0 if step % 40 == 39 else 2.0,
+    "slowly slower": lambda step: 1.0 + step / 150,
+}
+TOTAL_S = 900.0
+
+
+def run(folder: Path, clock: Clock, pace: object, spent_s: float = 0.0, stop_at: int = -1) -> tuple[Loop, Budget]:
+    config = settings(steps=450, save_every=150, validate_every=100, preview_every=200, report_every=50, batch_size=1)
+    budget = Budget(TOTAL_S, spent_s, clock)
+    opened = Run(folder, IDENTITY, "")
+    opened.open()
+    objective = Slow(clock, pace, stop_at)
+    loop = Loop(objective, Numbers(), config, opened, make_accelerator(torch.device("cpu")), 3, budget=budget)
+    loop.fit()
+    return loop, budget
+
+
+@pytest.mark.parametrize("pace", PACES)
+def test_a_training_of_so_many_hours_lands_there_whatever_slows_it_down(tmp_path: Path, pace: str) -> None:
+    clock = Clock()
+    loop, _ = run(tmp_path / "run", clock, PACES[pace])
+    assert clock.now_s - 1000 == pytest.approx(TOTAL_S, rel=0.05)
+    assert loop.step == loop.total
+    assert Run(tmp_path / "run", IDENTITY, "").checkpoints()[-1] == loop.step
+
+
+def test_after_an_interruption_the_rest_of_the_time_is_planned_anew(tmp_path: Path) -> None:
+    clock = Clock()
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", clock, PACES["even"], stop_at=90)
+    spent_s = clock.now_s - 1000
+    plan = Run(tmp_path / "run", IDENTITY, "").plan()
+    assert plan["spent_s"] == pytest.approx(spent_s)
+    clock.now_s += 86_400  # a night in between does not count
+    resumed_s = clock.now_s
+    loop, _ = run(tmp_path / "run", clock, PACES["slower from a third on"], spent_s=plan["spent_s"])
+    assert spent_s + clock.now_s - resumed_s == pytest.approx(TOTAL_S, rel=0.05)
+    assert 91 < loop.step < 450
+
+
+def test_time_that_is_used_up_ends_the_training_at_once(tmp_path: Path) -> None:
+    clock = Clock()
+    loop, _ = run(tmp_path / "run", clock, PACES["even"], spent_s=TOTAL_S)
+    assert loop.step == 1
+
+
+def test_a_schedule_keeps_its_shares_of_the_steps() -> None:
+    config = TrainConfig(steps=1000, warmup_steps=100, decay_after_steps=200, validate_every=50, save_every=500)
+    longer = planned(config, 3000)
+    assert (longer.steps, longer.warmup_steps, longer.decay_after_steps) == (3000, 300, 600)
+    assert (longer.validate_every, longer.save_every, longer.report_every) == (150, 1500, config.report_every)
+    assert planned(TrainConfig(steps=1000, decay_after_steps=0), 10).decay_after_steps == 0
+    assert planned(config, 3).save_every == 2
+
+
+def job(folder: Path, **changes: object) -> Job:
+    return Job(
+        section="toy.train",
+        objective=Unheard(Toy()),
+        source=Numbers(),
+        config=settings(**changes),
+        run=Run(folder, IDENTITY, ""),
+        accelerator=make_accelerator(torch.device("cpu")),
+        seed=3,
+        export=lambda weights, steps: None,
+        check=lambda: None,
+    )
+
+
+def test_the_schedule_of_the_first_start_stays_when_the_training_goes_on(tmp_path: Path) -> None:
+    train(job(tmp_path / "run", warmup_steps=4), hours=0.5 / 3600)
+    plan = Run(tmp_path / "run", IDENTITY, "").plan()
+    assert plan["schedule"].keys() == {
+        "warmup_steps",
+        "decay_after_steps",
+        "validate_every",
+        "preview_every",
+        "save_every",
+    }
+    before = Run(tmp_path / "run", IDENTITY, "").checkpoints()[-1]
+    train(job(tmp_path / "run", warmup_steps=4), hours=0.8 / 3600)
+    after = Run(tmp_path / "run", IDENTITY, "")
+    assert after.plan()["schedule"] == plan["schedule"]
+    assert after.checkpoints()[-1] >= before
