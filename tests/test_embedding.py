@@ -1,6 +1,6 @@
 """The music tagger, against values that its original gives.
 
-Those were computed once: with TensorFlow 2.21 from the original graph and weights (musicnn 0.1.0), and with librosa 0.11.
+Those were computed once: with TensorFlow 2.21 from the original graph and weights (musicnn 0.1.0), and librosa 0.11.
 """
 
 import math
