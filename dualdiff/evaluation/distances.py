@@ -39,7 +39,7 @@ def frechet(x: Tensor, y: Tensor, weights_x: Tensor | None = None, weights_y: Te
     # tr (C C')^½ is the sum of the singular values of A A', for C = AᵀA: no root of a matrix, and exactly 0 for x = y
     common = torch.linalg.svdvals(root_x @ root_y.T).sum()
     apart = (mean_x - mean_y).square().sum() + root_x.square().sum() + root_y.square().sum() - 2 * common
-    return max(apart.item(), 0.0)
+    return max(float(apart), 0.0)
 
 
 def _moments(rows: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:

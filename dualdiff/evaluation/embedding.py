@@ -127,7 +127,7 @@ def _through(waveform: Waveform, sample_rate: int) -> tuple[Tensor, Tensor]:
     missing = PATCH - len(frames)
     if missing > 0:
         frames = torch.nn.functional.pad(frames, (0, 0, 0, missing))
-    patches = frames[: len(frames) // PATCH * PATCH].unflatten(0, (-1, PATCH))
+    patches = frames[: len(frames) // PATCH * PATCH].reshape(-1, PATCH, MELS)
     with torch.inference_mode():
         found = [tagger()(some) for some in patches.split(AT_ONCE)]
     features, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
