@@ -129,6 +129,6 @@ def _through(waveform: Waveform, sample_rate: int) -> tuple[Tensor, Tensor]:
         frames = torch.nn.functional.pad(frames, (0, 0, 0, missing))
     patches = frames[: len(frames) // PATCH * PATCH].reshape(-1, PATCH, MELS)
     with torch.inference_mode():
-        found = [tagger()(some) for some in patches.split(AT_ONCE)]
+        found = [tagger()(patches[at : at + AT_ONCE]) for at in range(0, len(patches), AT_ONCE)]
     features, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
     return features, logits
