@@ -4,11 +4,12 @@
 PYTHON ?= python3
 INSTALLED := .venv/.installed
 
-.PHONY: help setup test lint types demo bench clean
+.PHONY: help setup test lint types demo demo-train bench clean
 
 help:
 	@echo "make test    set up .venv, then lint, types and the test suite"
-	@echo "make demo    set up .venv, then the whole chain on examples/music, in demo/; minutes"
+	@echo "make demo    set up .venv, then write a clip in demo/, with the model that travels with dualdiff; while there is"
+	@echo "             none, as make demo-train: the whole chain on examples/music; minutes"
 	@echo "make lint    ruff: rules and format        make types   mypy"
 	@echo "make bench   measure the chain             make clean   remove .venv, demo/ and caches"
 
@@ -34,6 +35,12 @@ types: setup
 	.venv/bin/python -m mypy
 
 demo: setup
+	@if [ -e dualdiff/assets/nano/model.json ]; then \
+		rm -rf demo && mkdir demo && cd demo && \
+		../.venv/bin/dualdiff generate --game "Pekka Kana 2:0.7,Freedoom:0.3" --length 20 --out "$$PWD"; \
+	else $(MAKE) --no-print-directory demo-train; fi
+
+demo-train: setup
 	@rm -rf demo
 	@PATH="$$PWD/.venv/bin:$$PATH" sh examples/demo.sh demo
 

@@ -14,6 +14,7 @@ A hash covers a part's JSON and weights and its parents' hashes, so that two par
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from dualdiff.types import Latents, Sample
 
 VERSION = 1
 """The version of the folder's layout; a folder of a newer one is refused."""
+
+ASSETS = Path(str(resources.files("dualdiff"))) / "assets"
+"""Where what travels with the package lies."""
 
 SIGMA_DATA = 0.5
 """The standard deviation that latents are normalised to before diffusion."""
@@ -90,6 +94,18 @@ class Model:
     games: tuple[str, ...]
     unet_hash: str
     facts: Mapping[str, Any]
+
+
+def shipped_model(name: str = "nano") -> Path | None:
+    """The folder of a model that travels with the package; None where there is none of that name."""
+    folder = ASSETS / name
+    return folder if (folder / "model.json").is_file() else None
+
+
+def named_model(path: Path) -> Path:
+    """The folder that a path means: itself, or the model of that name that travels with the package."""
+    is_name = len(path.parts) == 1 and not path.exists()
+    return (shipped_model(path.name) if is_name else None) or path
 
 
 def format_hash(format: Format) -> str:

@@ -169,14 +169,29 @@ def _label(done: int, batch: int, total: int) -> str:
 def _open(project: Path, places: dict[str, Path | None], overrides: list[str]) -> "tuple[Project, dict[str, Any]]":
     """The project with the folders of the flags laid over it, and the settings of [generate] that --set changes.
 
-    Without a project, the defaults, if a model is named.
+    Without a project, the defaults, if a model is named or one travels with dualdiff.
     """
     from dualdiff.config import parse_override
     from dualdiff.settings import open_project
 
+    places = {**places, "model": _meant(project, places["model"], overrides)}
     pairs = [parse_override(override) for override in overrides]
     changed = {key.removeprefix("generate."): value for key, value in pairs if key.startswith("generate.")}
     changed = {key: value for key, value in changed.items() if key not in places}
     opener = open_or_defaults if places["model"] else open_project
     flags = [f"generate.{key}={json.dumps(str(path.resolve()))}" for key, path in places.items() if path]
     return opener(project, [*overrides, *flags]), changed
+
+
+def _meant(project: Path, model: Path | None, overrides: list[str]) -> Path | None:
+    """The model folder that the flags mean: what is named, or where there is no project what travels with dualdiff."""
+    from dualdiff.settings import FILE_NAME
+    from dualdiff.store import named_model, shipped_model
+
+    if model:
+        return named_model(model)
+    is_project = project != HERE or (HERE / FILE_NAME).exists()
+    shipped = None if is_project or any("generate.model" in override for override in overrides) else shipped_model()
+    if shipped:
+        console.note(f"no {FILE_NAME} here: the small model that travels with dualdiff plays (`dualdiff inspect nano`)")
+    return shipped

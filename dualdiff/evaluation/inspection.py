@@ -14,13 +14,14 @@ from dualdiff.config import parse_toml
 from dualdiff.data.latents import LatentIndex
 from dualdiff.data.ledger import LEDGER_NAME
 from dualdiff.errors import DataError
+from dualdiff.evaluation.card import read_card
 from dualdiff.evaluation.dataset import inspect_dataset
 from dualdiff.evaluation.finding import Bars, Chart, Finding, Histogram, Lines, Picture, Sheet
 from dualdiff.evaluation.plots import Row as PictureRow
 from dualdiff.evaluation.plots import png, spectrogram_picture
 from dualdiff.files import sha256_of
 from dualdiff.recipe import read_recipe
-from dualdiff.store import read_json, read_model_json
+from dualdiff.store import named_model, read_json, read_model_json
 from dualdiff.types import Waveform
 
 SETTINGS_NAME = "dualdiff.toml"
@@ -32,6 +33,7 @@ def inspect(path: Path) -> Finding:
     Raises:
         DataError: it does not exist, is nothing of dualdiff's and no audio, or is broken.
     """
+    path = named_model(path)
     if not path.exists():
         raise DataError(f"there is no {path}", "check the path")
     kinds: Sequence[tuple[bool, Callable[[Path], Finding]]] = (
@@ -82,7 +84,7 @@ def inspect_project(folder: Path) -> Finding:
 
 
 def inspect_model(folder: Path) -> Finding:
-    """A model: its parts with their hashes, sizes and settings, and what they were trained on."""
+    """A model: its card, and its parts with their hashes, sizes and settings."""
     parts: dict[str, str] = read_model_json(folder)["parts"]
     rows, sheets = [], []
     facts: dict[str, Any] = {}
@@ -94,11 +96,13 @@ def inspect_model(folder: Path) -> Finding:
         sheets.append(Sheet(title=f"settings of the {part}", columns=("setting", "value"), rows=list(settings.items())))
         facts |= described.get("facts", {})
     columns = ("part", "hash", "parameters", "bytes")
+    notes, tables = read_card(folder / "README.md")
     return Finding(
         kind="model",
         path=folder,
         facts=facts,
-        sheets=[Sheet(title="parts", columns=columns, rows=rows), *sheets],
+        notes=notes,
+        sheets=[*tables, Sheet(title="parts", columns=columns, rows=rows), *sheets],
         charts=partial(_part_charts, {row[0]: row[2] for row in rows if row[2]}),
         next=f"dualdiff generate --model {folder}" if "unet" in parts else "dualdiff encode",
     )
