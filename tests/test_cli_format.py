@@ -7,11 +7,12 @@ from dualdiff.cli.format import spread
 from dualdiff.data.ledger import Row, write_ledger
 
 QUICK = ["--set", "format.phase_iterations=1"]
+ALONE = ["--no-baselines", *QUICK]
 
 
 def test_a_round_trip_is_measured_and_written(run_cli, music, tmp_path):
     file = music / "Bubble Bay" / "01 tune.flac"
-    outcome = run_cli("format", "roundtrip", file, "--seconds", 1, "--out", tmp_path / "out", *QUICK)
+    outcome = run_cli("format", "roundtrip", file, "--seconds", 1, "--out", tmp_path / "out", *ALONE)
     assert outcome.code == 0
     written = tmp_path / "out" / "01 tune-roundtrip.flac"
     assert outcome.stdout.startswith(f"{file}, 1.0 s\n")
@@ -19,18 +20,48 @@ def test_a_round_trip_is_measured_and_written(run_cli, music, tmp_path):
     assert "spectral convergence" in outcome.stdout
     assert audio.probe(written).duration_s == 1.0
     assert written.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    again = run_cli("format", "roundtrip", file, "--seconds", 1, "--out", tmp_path / "out", *QUICK)
+    again = run_cli("format", "roundtrip", file, "--seconds", 1, "--out", tmp_path / "out", *ALONE)
     assert again.code == 2
     assert "--force" in again.stderr
 
 
 def test_round_trips_as_json(run_cli, music):
     files = sorted((music / "Bubble Bay").iterdir())[:2]
-    found = json.loads(run_cli("format", "roundtrip", *files, "--seconds", 0.5, "--json", *QUICK).stdout)
+    found = json.loads(run_cli("format", "roundtrip", *files, "--seconds", 0.5, "--json", *ALONE).stdout)["files"]
     assert [entry["path"] for entry in found] == [str(file) for file in files]
     assert 0 < found[0]["metrics"]["spectral_convergence"] < 1
     assert found[0]["real_time_factor"] > 0
     assert found[0]["audio"] is None
+
+
+def test_a_round_trip_is_heard_beside_baselines(run_cli, music, tmp_path):
+    file = music / "Bubble Bay" / "01 tune.flac"
+    quick = ["--seconds", 1, "--baseline", "mp3-64", "--baseline", "griffin-lim-2", *QUICK]
+    outcome = run_cli("format", "roundtrip", file, "--out", tmp_path / "out", *quick)
+    assert outcome.code == 0
+    assert "actual rate, kbit/s" in outcome.stdout
+    assert "log-mel distance: Mean |difference| of 80 mel bands, dB" in outcome.stdout
+    page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert page.count("<audio") == page.count("<img") == 4
+    found = json.loads(run_cli("format", "roundtrip", file, "--json", *quick).stdout)
+    assert [way["name"] for way in found["ways"]] == ["mel", "mp3-64", "griffin-lim-2"]
+    assert 40 < found["ways"][1]["bitrate_kbps"] < 80
+    again = run_cli("format", "test", "--out", tmp_path / "out", "--project", tmp_path)
+    assert again.code != 0
+
+
+def test_a_quality_is_chosen_by_name(run_cli, music):
+    file = music / "Bubble Bay" / "01 tune.flac"
+
+    def error(quality):
+        asked = ["--quality", quality, "--no-baselines", "--json", "--seconds", 1]
+        outcome = run_cli("format", "roundtrip", file, *asked)
+        return json.loads(outcome.stdout)["files"][0]["metrics"]["spectral_convergence"]
+
+    assert error("draft") > error("high")
+    outcome = run_cli("format", "roundtrip", file, "--quality", "hi")
+    assert outcome.code == 2
+    assert 'did you mean "high"?' in outcome.stderr
 
 
 def test_bad_files_are_named(run_cli, tmp_path):
@@ -54,6 +85,7 @@ def test_compares_ways_over_tracks_of_the_data_set(run_cli, project, music):
     outcome = run_cli("format", "test", *quick)
     assert outcome.code == 0
     lines = outcome.stdout.splitlines()
+    assert any(line.startswith("notes, F1") for line in lines)
     assert lines[0] == "2 excerpts, 1 s in all"
     assert lines[1].split() == ["measure", "best", "mel", "mp3-64"]
     found = json.loads(run_cli("format", "test", *quick, "--json").stdout)

@@ -1,5 +1,6 @@
 """Metrics: zero or one for equals, in order for worse and worse, finite for anything."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -91,6 +92,23 @@ def test_bandwidth_and_flatness_tell_tones_music_and_noise_apart(music):
     assert metrics.spectral_flatness(tone) < 1e-3
     assert metrics.spectral_flatness(music) < 0.3
     assert metrics.spectral_flatness(torch.zeros(2, RATE)) == 0
+
+
+def test_what_is_not_available_is_left_out(monkeypatch, music):
+    without = {**METRICS, "note_agreement": dataclasses.replace(METRICS["note_agreement"], is_available=lambda: False)}
+    monkeypatch.setattr(metrics, "METRICS", without)
+    assert list(metrics.measure(music, music, RATE)) == [name for name in METRICS if name != "note_agreement"]
+    assert "dualdiff[eval]" in METRICS["note_agreement"].missing
+
+
+def test_every_metric_says_what_it_is():
+    assert all(len(metric.definition) > 20 and metric.best in ("low", "high", "near 0") for metric in METRICS.values())
+
+
+def test_a_lowpass_shows_as_bandwidth():
+    white = noise((2, RATE), 0.1)
+    low = torch.fft.irfft(torch.fft.rfft(white) * (torch.arange(RATE // 2 + 1) < 8000))
+    assert metrics.bandwidth_difference_hz(low, white, RATE) == pytest.approx(-8000, rel=0.02)
 
 
 def test_measuring_in_pieces_is_the_mean_weighted_by_length(monkeypatch, music):

@@ -71,7 +71,7 @@ def test_integration_is_exact_on_a_plane_and_starts_from_what_is_known():
     magnitude, per_frame, per_bin, exact = field()
     phases = np.zeros_like(exact)
     phases[:2] = exact[:2] + 5
-    heap.integrate(magnitude, per_frame, per_bin, phases, 2, 0.0)
+    heap.integrate(magnitude, per_frame, per_bin, phases, 2, 1e-6)
     assert np.allclose(phases, exact + 5, atol=1e-5)
 
 
@@ -227,6 +227,7 @@ def test_channels_share_their_magnitudes_for_two_thirds_and_end_with_their_own()
     assert weights[100] == 1.0
     assert weights[83] == pytest.approx((0.83 - 0.67) / 0.33)
     assert polish.stereo_weight(0, 0, 0.67) == 1.0
+    assert [polish.stereo_weight(i, 100, 0.67, 0.33) for i in (67, 100)] == pytest.approx([0, 0.33])
 
 
 def test_the_reference_is_fast_griffin_lim_as_written():

@@ -91,8 +91,34 @@ def test_baselines_are_compared_on_the_same_audio(quick):
         assert row.metrics["chroma_cosine"] > 0.5
     error = {name: row.metrics["spectral_convergence"] for name, row in by_name.items()}
     assert error["mp3-64"] < error["mel"] < error["fgla-2"]
+    assert by_name["mel"].bitrate_kbps is None
+    for codec in ("mp3-64", "opus-64"):
+        assert by_name[codec].bitrate_kbps == pytest.approx(64, rel=0.3)
     assert told[0] == (0, 10, "mel")
     assert told[-1] == (10, 10, "")
+
+
+def test_slow_ways_are_judged_on_less(quick, monkeypatch):
+    monkeypatch.setattr("dualdiff.evaluation.roundtrip.SLOW_S", 0.5)
+    monkeypatch.setattr("dualdiff.evaluation.roundtrip.SLOW_FILES", 1)
+    heard = []
+    mel, slow = compare(
+        [TRACK, LOUD],
+        quick,
+        ["griffin-lim-1"],
+        duration_s=1.0,
+        listener=lambda excerpt, way, waveform: heard.append((excerpt, way, waveform)),
+    )
+    assert (mel.files, mel.audio_s) == (2, 2.0)
+    assert (slow.files, slow.audio_s) == (1, 0.5)
+    assert [way for _, way, _ in heard] == ["original", "original", "mel", "mel", "griffin-lim-1"]
+    assert heard[-1][0].start_s == pytest.approx(heard[0][0].start_s + 0.25)
+    assert [baselines.is_slow(name) for name in ("fgla-400", "fgla-32", "griffin-lim-32", "mp3-64")] == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("name", ["mp3-64", "opus-64"])
@@ -123,7 +149,7 @@ def test_an_unknown_baseline_is_refused(name, quick):
 
 def test_a_codec_that_is_not_there_is_left_out_or_refused(monkeypatch, quick):
     monkeypatch.setattr(audio, "can_write", lambda suffix: suffix != ".opus")
-    assert baselines.available() == ["fgla-32", "griffin-lim-32", "mp3-64"]
+    assert baselines.available() == ["fgla-400", "griffin-lim-32", "mp3-64", "mp3-128"]
     with pytest.raises(UsageError, match="needs a libsndfile that writes opus"):
         baselines.baseline("opus-64")
 

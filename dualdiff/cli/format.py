@@ -7,75 +7,153 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dualdiff.cli import console
-from dualdiff.cli.options import HERE, AsJson, Force, Overrides, ProjectDir, open_or_defaults
+from dualdiff.cli.options import HERE, AsJson, Force, Overrides, ProjectDir, QualityOption, open_or_defaults
 
 if TYPE_CHECKING:
     from dualdiff.data.ledger import Row
+    from dualdiff.evaluation.listening import Listening
     from dualdiff.formats import Format
     from dualdiff.settings import Project
+    from dualdiff.types import Quality
 
 app = typer.Typer(help="The format: waveforms to samples and back.")
 
 Files = Annotated[list[Path], typer.Argument(help="Audio files.", metavar="FILE")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of what the way back draws.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write audio, pictures and a page to listen to there.")]
+Baseline = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="fgla-N, griffin-lim-N, mp3-K or opus-K; may be repeated.")
+]
+EXCERPT_S = 10.0
+"""What is compared with baselines, unless said otherwise."""
 
 
 @app.command(short_help="Send files there and back.")
 def roundtrip(
     files: Files,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write audio and pictures there.")] = None,
+    out: Out = None,
     seconds: Annotated[float | None, typer.Option(metavar="S", min=0.1, help="Only so much of each file.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Compare with other ways and codecs, on 10 s of each file.")] = True,
+    baseline: Baseline = None,
+    quality: QualityOption = None,
     seed: Seed = 0,
     force: Force = False,
     project: ProjectDir = HERE,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send files through the format and back; show what is lost, and how long it takes."""
+    """Send files through the format and back; show what is lost, how long it takes, and what other ways lose.
+
+    Baselines go through the middle 10 s of each file, slow ones only through that of two.
+    """
     from dualdiff.evaluation import roundtrip as evaluation
 
-    made = _format(open_or_defaults(project, overrides))
+    made, wanted = _format(open_or_defaults(project, overrides)), _quality(quality)
+    listening = _listening(out, made, force)
     found = []
     for file in files:
         with console.progress(file.name) as progress:
             result = evaluation.roundtrip(
-                file, made, out=out, duration_s=seconds, seed=seed, force=force, progress=progress
+                file, made, out=out, duration_s=seconds, seed=seed, quality=wanted, force=force, progress=progress
             )
         found.append({**vars(result), "real_time_factor": result.real_time_factor})
         if not as_json:
             _show(found[-1])
+    ways: list[dict[str, Any]] = []
+    if baselines:
+        ways = _compared(files, made, baseline, min(seconds or EXCERPT_S, EXCERPT_S), seed, wanted, listening)
     if as_json:
-        console.say_json(found)
+        console.say_json({"files": found, "ways": ways, "page": listening and listening.page if ways else None})
+    elif ways:
+        _show_ways(ways, listening)
 
 
 @app.command("test", short_help="Compare with other ways and codecs.")
 def compare(
     count: Annotated[int, typer.Option("-n", "--count", metavar="N", min=1, help="How many tracks.")] = 8,
-    seconds: Annotated[float, typer.Option(metavar="S", min=0.5, help="The middle of each track, so long.")] = 10.0,
-    baseline: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="fgla-N, griffin-lim-N, mp3-K or opus-K; may be repeated.")
-    ] = None,
+    seconds: Annotated[
+        float, typer.Option(metavar="S", min=0.5, help="The middle of each track, so long.")
+    ] = EXCERPT_S,
+    out: Out = None,
+    baseline: Baseline = None,
+    quality: QualityOption = None,
     seed: Seed = 0,
+    force: Force = False,
     project: ProjectDir = HERE,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the format with other ways back and with codecs, on tracks of the data set."""
+    """Compare the format with other ways back and with codecs, on tracks of the data set.
+
+    Slow baselines are judged on the middle 10 s of two tracks; the line of excerpts says so.
+    """
     from dualdiff.data.ledger import read_ledger, used
-    from dualdiff.evaluation import roundtrip as evaluation
     from dualdiff.settings import open_project
 
     opened = open_project(project, overrides or ())
+    made, wanted = _format(opened), _quality(quality)
+    listening = _listening(out, made, force)
     rows = spread(used(read_ledger(opened.ledger)), count)
     paths = [opened.path(opened.settings.dataset.folder) / row.source for row in rows]
-    with console.progress("format test") as progress:
-        ways = evaluation.compare(paths, _format(opened), baseline, duration_s=seconds, seed=seed, progress=progress)
-    found = [{**vars(way), "real_time_factor": way.real_time_factor} for way in ways]
+    found = _compared(paths, made, baseline, seconds, seed, wanted, listening)
     if as_json:
         console.say_json(found)
         return
-    console.say(f"{len(paths)} excerpts, {found[0]['audio_s']:.0f} s in all")
-    console.table(("measure", "best", *(way["name"] for way in found)), list(measured(found)))
+    _show_ways(found, listening)
+
+
+def _compared(
+    paths: Sequence[Path],
+    made: "Format",
+    baselines: list[str] | None,
+    seconds: float,
+    seed: int,
+    quality: "Quality",
+    listening: "Listening | None",
+) -> list[dict[str, Any]]:
+    """What `evaluation.roundtrip.compare` says, as plain values; with the page of what it lets hear."""
+    from dualdiff.evaluation.roundtrip import compare
+
+    with console.progress("comparison") as progress:
+        ways = compare(
+            paths,
+            made,
+            baselines,
+            duration_s=seconds,
+            seed=seed,
+            quality=quality,
+            listener=listening,
+            progress=progress,
+        )
+    if listening:
+        listening.finish(f"the {made.config.name} format beside other ways", ways)
+    return [{**vars(way), "real_time_factor": way.real_time_factor} for way in ways]
+
+
+def _listening(out: Path | None, made: "Format", force: bool) -> "Listening | None":
+    from dualdiff.evaluation.listening import Listening
+
+    return Listening(out, made.sample_rate, force) if out else None
+
+
+def _quality(name: str | None) -> "Quality":
+    from dualdiff.errors import UsageError, did_you_mean
+    from dualdiff.types import QUALITIES
+
+    for quality in QUALITIES:
+        if name in (quality, None):
+            return quality if name else "default"
+    raise UsageError(f'there is no quality "{name}"', did_you_mean(str(name), QUALITIES) or "draft, default or high")
+
+
+def _show_ways(ways: Sequence[dict[str, Any]], listening: "Listening | None") -> None:
+    from dualdiff.evaluation.metrics import METRICS
+
+    console.say(f"{ways[0]['files']} excerpts, {ways[0]['audio_s']:.0f} s in all")
+    console.table(("measure", "best", *(way["name"] for way in ways)), list(measured(ways)))
+    console.say(f"log-mel distance: {METRICS['log_mel_distance'].definition}")
+    if listening:
+        console.say(str(listening.page))
 
 
 def spread(rows: "Sequence[Row]", count: int) -> "list[Row]":
@@ -103,9 +181,13 @@ def measured(found: Sequence[dict[str, Any]]) -> Iterable[list[Any]]:
 
     for name, metric in METRICS.items():
         unit = f", {metric.unit}" if metric.unit else ""
-        best = "near 0" if name == "loudness_difference_lu" else "high" if metric.higher_is_better else "low"
-        yield [f"{metric.title}{unit}", best, *(way["metrics"][name] for way in found)]
+        values = [way["metrics"].get(name) for way in found]
+        yield [f"{metric.title}{unit}", metric.best, *([metric.missing] * len(found) if None in values else values)]
+    if any(way.get("bitrate_kbps") for way in found):
+        yield ["actual rate, kbit/s", "", *(way["bitrate_kbps"] for way in found)]
     yield ["computing per second of audio, s", "low", *(way["real_time_factor"] for way in found)]
+    if len({way.get("audio_s") for way in found}) > 1:
+        yield ["judged on, s", "", *(way["audio_s"] for way in found)]
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -18,10 +18,12 @@ from dualdiff.errors import UsageError, did_you_mean
 from dualdiff.formats import Format
 from dualdiff.formats.mel import MelConfig, MelFormat, mel_inverse
 from dualdiff.progress import Progress, silent
-from dualdiff.types import Sample, Waveform
+from dualdiff.types import Quality, Sample, Waveform
 
-BASELINES = ("fgla-32", "griffin-lim-32", "mp3-64", "opus-64")
+BASELINES = ("fgla-400", "griffin-lim-32", "mp3-64", "mp3-128", "opus-64", "opus-128")
 """Compared with unless said otherwise."""
+SLOW = 100
+"""From so many iterations on a baseline is judged on less of the audio."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Passed:
     waveform: Waveform
     encode_s: float
     decode_s: float
+    bitrate_kbps: float | None = None
+    """What was written for it, where it went through a file."""
 
 
 Way = Callable[[Waveform, int, Progress], Passed]
@@ -52,6 +56,12 @@ def baseline(name: str, seed: int = 0) -> Way:
     return _KINDS[kind](int(number), seed)
 
 
+def is_slow(name: str) -> bool:
+    """Whether a baseline takes about as long as the audio lasts, or longer."""
+    kind, _, number = name.rpartition("-")
+    return kind == "griffin-lim" or (kind == "fgla" and number.isdecimal() and int(number) >= SLOW)
+
+
 def available() -> list[str]:
     """Those of `BASELINES` whose codec is there."""
     return [name for name in BASELINES if _is_there(name.rpartition("-")[0])]
@@ -61,9 +71,9 @@ def _is_there(kind: str) -> bool:
     return f".{kind}" not in audio.WRITABLE or audio.can_write(f".{kind}")
 
 
-def through(format: Format, seed: int) -> Way:
+def through(format: Format, seed: int, quality: Quality = "default") -> Way:
     """A format as a way; the same seed gives the same waveform."""
-    return _way(format, lambda sample, progress: format.decode(sample, seed=seed, progress=progress))
+    return _way(format, lambda sample, progress: format.decode(sample, seed=seed, quality=quality, progress=progress))
 
 
 def _way(format: Format, decode: Callable[[Sample, Progress], Waveform]) -> Way:
@@ -99,11 +109,10 @@ def _fgla(iterations: int, seed: int) -> Way:
     return through(MelFormat(MelConfig(phase="fgla", phase_iterations=iterations)), seed)
 
 
-def _griffin_lim(iterations: int, seed: int) -> Way:
-    """The mel format with torchaudio's Griffin-Lim as its way back, each channel by itself."""
-    mel = MelFormat()
+def griffin_lim(mel: MelFormat, iterations: int, seed: int) -> Callable[[Sample, Progress], Waveform]:
+    """Griffin-Lim of torchaudio as a way back from samples (B, 2, F, N), each channel by itself."""
     inverse = mel_inverse(mel.filters, mel.config.n_fft)
-    griffin_lim = torchaudio.transforms.GriffinLim(
+    transform = torchaudio.transforms.GriffinLim(
         mel.config.n_fft, iterations, hop_length=mel.hop_length, window_fn=lambda _: mel.window.float(), power=1.0
     )
 
@@ -111,10 +120,15 @@ def _griffin_lim(iterations: int, seed: int) -> Way:
         magnitudes = (mel.mel(sample).transpose(-1, -2) @ inverse).clamp_min_(0).transpose(-1, -2)
         with torch.random.fork_rng(devices=[]):  # torchaudio draws its start from the global generator
             torch.manual_seed(seed)
-            waveform: Waveform = griffin_lim(magnitudes)
+            waveform: Waveform = transform(magnitudes)
         return waveform
 
-    return _way(mel, decode)
+    return decode
+
+
+def _griffin_lim(iterations: int, seed: int) -> Way:
+    mel = MelFormat()
+    return _way(mel, griffin_lim(mel, iterations, seed))
 
 
 def _codec(suffix: str, bitrate_kbps: int, codec_rate: int | None = None) -> Way:
@@ -130,8 +144,10 @@ def _codec(suffix: str, bitrate_kbps: int, codec_rate: int | None = None) -> Way
             encoded = time.perf_counter()
             decoded = audio.read(path, sample_rate=file_rate)
             stopped = time.perf_counter()
+            actual_kbps = path.stat().st_size * 8 / 1000 * sample_rate / original.shape[-1]
         decoded = audio.resample(decoded, file_rate, sample_rate)
-        return Passed(_of_length(decoded, original.shape[-1]), encoded - started, stopped - encoded)
+        fitted = _of_length(decoded, original.shape[-1])
+        return Passed(fitted, encoded - started, stopped - encoded, actual_kbps)
 
     return way
 

@@ -14,6 +14,7 @@ import torchaudio
 from torch import Tensor
 
 from dualdiff.audio import loudness_lufs
+from dualdiff.evaluation import notes
 from dualdiff.types import Waveform
 
 RESOLUTIONS = (512, 1024, 2048)
@@ -162,6 +163,11 @@ def bandwidth_hz(waveform: Waveform, sample_rate: int, share: float = 0.99) -> f
     return min(edge, len(power) - 1) * sample_rate / 2 / (len(power) - 1)
 
 
+def bandwidth_difference_hz(estimate: Waveform, target: Waveform, sample_rate: int) -> float:
+    """How much further up the power of the estimate reaches, all but a thousandth of it, Hz."""
+    return bandwidth_hz(estimate, sample_rate, 0.999) - bandwidth_hz(target, sample_rate, 0.999)
+
+
 def spectral_flatness(waveform: Waveform) -> float:
     """Geometric over arithmetic mean of the power spectrum, 0 (tones, silence) to 1 (white noise)."""
     power = _mean_power(waveform)[1:-1].clamp_min(1e-20)
@@ -179,32 +185,49 @@ class Metric:
 
     title: str
     unit: str
-    higher_is_better: bool
+    best: str
+    """Which end is good: low, high or near 0."""
     compute: Callable[[Waveform, Waveform, int], float]
+    is_available: Callable[[], bool] = lambda: True
+    missing: str = ""
+    """What to do to have it."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more is better."""
+        return self.best == "high"
+
+    @property
+    def definition(self) -> str:
+        """What it is, in a sentence."""
+        return " ".join((self.compute.__doc__ or "").partition("\n\n")[0].split())
 
 
+NEAR = "near 0"
 METRICS = {
-    "multi_resolution_stft": Metric("multi-resolution STFT", "", False, multi_resolution_stft),
-    "spectral_convergence": Metric("spectral convergence", "", False, spectral_convergence),
-    "log_mel_distance": Metric("log-mel distance", "dB", False, log_mel_distance),
-    "chroma_cosine": Metric("chroma", "", True, chroma_cosine),
-    "onset_correlation": Metric("onsets", "", True, onset_correlation),
-    "coherence_error": Metric("stereo coherence error", "", False, coherence_error),
-    "level_difference_error_db": Metric("left-right error", "dB", False, level_difference_error_db),
-    "loudness_difference_lu": Metric("loudness", "LU", False, loudness_difference_lu),
+    "multi_resolution_stft": Metric("multi-resolution STFT", "", "low", multi_resolution_stft),
+    "spectral_convergence": Metric("spectral convergence", "", "low", spectral_convergence),
+    "log_mel_distance": Metric("log-mel distance", "dB", "low", log_mel_distance),
+    "chroma_cosine": Metric("chroma", "", "high", chroma_cosine),
+    "onset_correlation": Metric("onsets", "", "high", onset_correlation),
+    "note_agreement": Metric("notes", "F1", "high", notes.note_agreement, notes.is_available, f"needs {notes.MISSING}"),
+    "coherence_error": Metric("stereo coherence error", "", "low", coherence_error),
+    "level_difference_error_db": Metric("left-right error", "dB", "low", level_difference_error_db),
+    "bandwidth_difference_hz": Metric("bandwidth", "Hz", NEAR, bandwidth_difference_hz),
+    "loudness_difference_lu": Metric("loudness", "LU", NEAR, loudness_difference_lu),
 }
-"""By name, in the order of tables; `loudness_difference_lu` is best near 0."""
+"""By name, in the order of tables."""
 
 
 def measure(estimate: Waveform, target: Waveform, sample_rate: int) -> dict[str, float]:
-    """All metrics of two (2, T) waveforms, mean over pieces of 30 s weighted by their length."""
+    """All metrics that are available, of two (2, T) waveforms; mean over pieces of 30 s weighted by their length."""
     length = round(PIECE_S * sample_rate)
-    values = dict.fromkeys(METRICS, 0.0)
+    values = {name: 0.0 for name, metric in METRICS.items() if metric.is_available()}
     for first in range(0, target.shape[-1], length):
         pieces = estimate[:, first : first + length], target[:, first : first + length]
         share = pieces[1].shape[-1] / target.shape[-1]
-        for name, metric in METRICS.items():
-            values[name] += share * metric.compute(*pieces, sample_rate)
+        for name in values:
+            values[name] += share * METRICS[name].compute(*pieces, sample_rate)
     if not all(math.isfinite(value) for value in values.values()):
         raise ValueError("the waveforms hold values that are not finite numbers")
     return values

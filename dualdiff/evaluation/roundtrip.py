@@ -3,7 +3,7 @@
 Letters: T time in audio samples. Waveforms are (2, T).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,17 @@ import torch
 
 from dualdiff import audio
 from dualdiff.errors import DataError, UsageError
-from dualdiff.evaluation.baselines import Way, available, baseline, through
+from dualdiff.evaluation.baselines import Passed, Way, available, baseline, is_slow, through
 from dualdiff.evaluation.metrics import measure
 from dualdiff.evaluation.plots import Row, write_spectrograms
 from dualdiff.formats import Format
 from dualdiff.progress import Progress, silent
-from dualdiff.types import Waveform
+from dualdiff.types import Quality, Waveform
+
+SLOW_S = 10.0
+"""A slow way is judged on so much from the middle of an excerpt,"""
+SLOW_FILES = 2
+"""of at most so many."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,27 @@ class Comparison:
     encode_s: float
     decode_s: float
     metrics: dict[str, float]
+    bitrate_kbps: float | None = None
+    """Of a codec, what it wrote."""
 
     @property
     def real_time_factor(self) -> float:
         """As `RoundtripResult.real_time_factor`, over all files."""
         return (self.encode_s + self.decode_s) / self.audio_s
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A piece of a file."""
+
+    path: Path
+    start_s: float
+    waveform: Waveform
+
+
+Listener = Callable[[Excerpt, str, Waveform], None]
+"""Told of each excerpt, by way, what it became; and of the excerpt itself, as the way `ORIGINAL`."""
+ORIGINAL = "original"
 
 
 def roundtrip(
@@ -65,6 +86,7 @@ def roundtrip(
     start_s: float = 0.0,
     duration_s: float | None = None,
     seed: int = 0,
+    quality: Quality = "default",
     force: bool = False,
     progress: Progress = silent,
 ) -> RoundtripResult:
@@ -78,7 +100,7 @@ def roundtrip(
     written, picture = _outputs(path, out, force)
     original = audio.read(path, sample_rate=format.sample_rate, start_s=start_s, duration_s=duration_s)
     _warm_up(format)
-    passed = through(format, seed)(original, format.sample_rate, progress)
+    passed = through(format, seed, quality)(original, format.sample_rate, progress)
     if written and picture:
         again = audio.below_full_scale(passed.waveform)
         audio.write(written, again, format.sample_rate, title=f"{path.stem}, round trip ({format.config.name})")
@@ -106,12 +128,14 @@ def compare(
     *,
     duration_s: float = 10.0,
     seed: int = 0,
+    quality: Quality = "default",
+    listener: Listener | None = None,
     progress: Progress = silent,
 ) -> list[Comparison]:
     """Compare a format with baselines on the same excerpts, from the middle of each file.
 
-    Baselines are named as in `baselines.baseline`; without a choice they are the `baselines.available` ones. Gives one
-    row each, the format first.
+    Baselines are named as in `baselines.baseline`; without a choice they are the `baselines.available` ones. Slow ones
+    are judged on less: `SLOW_S` of `SLOW_FILES` excerpts. Gives one row each, the format first.
 
     Raises:
         UsageError: a baseline is not known, or its codec is not there.
@@ -119,34 +143,53 @@ def compare(
     """
     if not paths:
         raise DataError("there are no files to compare on", "run dualdiff dataset scan, or name some")
-    ways: dict[str, Way] = {format.config.name: through(format, seed)}
+    ways: dict[str, Way] = {format.config.name: through(format, seed, quality)}
     ways |= {name: baseline(name, seed) for name in (available() if baselines is None else baselines)}
     _warm_up(format)
-    originals = [_middle(path, format, duration_s) for path in paths]
-    total = len(ways) * len(originals)
+    excerpts = [_middle(path, format, duration_s) for path in paths]
+    if listener:
+        for excerpt in excerpts:
+            listener(excerpt, ORIGINAL, excerpt.waveform)
+    fewer = [_shortened(excerpt, format.sample_rate) for excerpt in excerpts[:SLOW_FILES]]
+    chosen = {name: fewer if is_slow(name) else excerpts for name in ways}
+    total, done = sum(map(len, chosen.values())), 0
     rows: list[Comparison] = []
-    for index, (name, way) in enumerate(ways.items()):
+    for name, way in ways.items():
         tried = []
-        for done, original in enumerate(originals, start=index * len(originals)):
+        for excerpt in chosen[name]:
             progress(done, total, name)
-            tried.append(_try(way, original, format.sample_rate))
+            passed = way(excerpt.waveform, format.sample_rate, silent)
+            if listener:
+                listener(excerpt, name, passed.waveform)
+            tried.append(_judged(name, passed, excerpt.waveform, format.sample_rate))
+            done += 1
         rows.append(_mean(name, tried))
     progress(total, total)
     return rows
 
 
-def _middle(path: Path, format: Format, duration_s: float) -> Waveform:
+def _middle(path: Path, format: Format, duration_s: float) -> Excerpt:
     start_s = max(0.0, (audio.probe(path).duration_s - duration_s) / 2)
-    return audio.read(path, sample_rate=format.sample_rate, start_s=start_s, duration_s=duration_s)
+    return Excerpt(
+        path, start_s, audio.read(path, sample_rate=format.sample_rate, start_s=start_s, duration_s=duration_s)
+    )
 
 
-def _try(way: Way, original: Waveform, sample_rate: int) -> Comparison:
-    passed = way(original, sample_rate, silent)
+def _shortened(excerpt: Excerpt, sample_rate: int) -> Excerpt:
+    """The middle of an excerpt."""
+    length = round(SLOW_S * sample_rate)
+    first = max(0, (excerpt.waveform.shape[-1] - length) // 2)
+    return Excerpt(excerpt.path, excerpt.start_s + first / sample_rate, excerpt.waveform[:, first : first + length])
+
+
+def _judged(name: str, passed: Passed, original: Waveform, sample_rate: int) -> Comparison:
     metrics = measure(passed.waveform, original, sample_rate)
-    return Comparison("", 1, original.shape[-1] / sample_rate, passed.encode_s, passed.decode_s, metrics)
+    length_s = original.shape[-1] / sample_rate
+    return Comparison(name, 1, length_s, passed.encode_s, passed.decode_s, metrics, passed.bitrate_kbps)
 
 
 def _mean(name: str, tried: list[Comparison]) -> Comparison:
+    rates = [one.bitrate_kbps for one in tried if one.bitrate_kbps is not None]
     return Comparison(
         name=name,
         files=len(tried),
@@ -154,6 +197,7 @@ def _mean(name: str, tried: list[Comparison]) -> Comparison:
         encode_s=sum(one.encode_s for one in tried),
         decode_s=sum(one.decode_s for one in tried),
         metrics={key: sum(one.metrics[key] for one in tried) / len(tried) for key in tried[0].metrics},
+        bitrate_kbps=sum(rates) / len(rates) if rates else None,
     )
 
 

@@ -101,13 +101,13 @@ class Bands:
         return torch.cat([magnitudes[..., : self.lowest], high], -1)
 
 
-def stereo_weight(iteration: int, iterations: int, mono_share: float) -> float:
-    """How far the channels have magnitudes of their own after so many iterations: from 0 (both the mean) to 1.
+def stereo_weight(iteration: int, iterations: int, mono_share: float, last: float = 1.0) -> float:
+    """How far the channels have magnitudes of their own after so many iterations: from 0 (both the mean) to `last`.
 
     It is 0 for the share of the iterations in which both channels agree on one phase.
     """
     done = iteration / iterations if iterations else 1.0
-    return min(max((done - mono_share) / (1 - mono_share), 0.0), 1.0)
+    return last * min(max((done - mono_share) / (1 - mono_share), 0.0), 1.0)
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ class Polish:
     mono_share: float = 0.67
     """For this share of them both channels have the same magnitudes, and so agree on one phase."""
     bands: Bands | None = None
+    last_weight: float = 1.0
+    """How far the channels have their own magnitudes in the end; the original reference stopped at 0.33."""
 
     def __call__(
         self,
@@ -148,7 +150,7 @@ class Polish:
         memory = _Memory(self.pace, start)
         waveform: Waveform | None = None
         for iteration in range(self.iterations + 1):
-            weight = stereo_weight(iteration, self.iterations, self.mono_share)
+            weight = stereo_weight(iteration, self.iterations, self.mono_share, self.last_weight)
             channels = 2 if weight > 0 else 1
             padded = None if waveform is None else stft.padded(waveform, circular).expand(channels, -1)
             buffer = stft.empty(channels, frames)
