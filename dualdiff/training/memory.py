@@ -1,7 +1,6 @@
 """Memory: how many examples fit at once, and what to say when they do not."""
 
 import logging
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +18,13 @@ CPU_SHARE = 0.5
 
 
 def memory_bytes(device: torch.device) -> int:
-    """The most memory taken so far: on a GPU by tensors, else by this process."""
+    """The most memory taken so far: on a GPU by tensors, else by this process; 0 where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has none
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
