@@ -1,4 +1,4 @@
-"""How long a training step waits for its batch, of latents and of track crops, with 0, 2 and 4 workers.
+"""How long a training step waits for its batch, of latents and of track crops, without workers and with two.
 
     python benchmarks/loader.py [--steps N] > loader.md
 
@@ -14,7 +14,6 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from dualdiff.formats.mel import MelFormat
 from dualdiff.settings import preset
 
 MUSIC = Path(__file__).resolve().parents[1] / "examples" / "music"
-WORKERS = (0, 2, 4)
+WORKERS = (0, 2)
 STEPS_S = (0.1, 0.25, 0.5)
 TRACKS, TRACK_COLUMNS, OFFSETS = 48, 1875, 8
 """Two-minute tracks, each stored with eight time shifts."""
@@ -143,7 +142,6 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=12)
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # four workers on two cores, on purpose
     steps = parser.parse_args().steps
     print(f"# Waiting for batches\n\n{datetime.date.today().isoformat()}, {os.cpu_count()} CPU cores. ", end="")
     print(f"`python benchmarks/loader.py`: waits of {steps} steps as a share of the step, median / 95 % / longest.\n")
