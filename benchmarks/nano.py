@@ -43,6 +43,8 @@ from dualdiff.types import Waveform
 LOUDNESS_LUFS = -16.0
 MOST_OF_A_TRACK_S = 60.0
 """Of each track the middle so long: more of one track tells little."""
+LEAST_ROWS = 16
+"""Distances of fewer rows say nothing."""
 ONE_CLIP_S = 45.0
 RECONSTRUCTION = ("spectral_convergence", "log_mel_distance", "chroma_cosine", "onset_correlation")
 
@@ -86,8 +88,8 @@ def thinned(groups: Groups, rows: int) -> Groups:
 
 def compared(name: str, groups: Groups, reference: Groups, rows: int) -> str:
     """A line of a table of distances."""
-    if not groups or not reference:
-        return f"| {name} | - | - | - |"
+    if rows < LEAST_ROWS:
+        return f"| {name} | {rows} | too few rows | |"
     one, other = thinned(groups, rows), thinned(reference, rows)
     cells = [shown(with_interval(distance, one, other)) for distance in (frechet, kernel)]
     return f"| {name} | {sum(map(len, one))} | {cells[0]} | {cells[1]} |"

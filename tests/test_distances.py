@@ -88,6 +88,12 @@ def test_an_interval_holds_the_distance_of_the_laws(distance):
     assert with_interval(distance, x, y, draws=100) == found, "the same draws every time"
 
 
+def test_a_draw_without_a_pair_does_not_count():
+    found = with_interval(kernel, [normal(1, 2, 0), normal(1, 2, 1)], [normal(4, 2, 2), normal(4, 2, 3)], draws=40)
+    assert math.isfinite(found.low)
+    assert found.low <= found.value <= found.high
+
+
 def test_groups_that_differ_make_the_interval_wide():
     """The same rows, once drawn one by one and once in groups of alike rows."""
     centres = normal(12, 3, 0)

@@ -60,7 +60,7 @@ def kernel(x: Tensor, y: Tensor, weights_x: Tensor | None = None, weights_y: Ten
 
     Gretton et al. 2012, eq. 3, with a Gaussian kernel whose bandwidth is the median distance within the reference, as
     Chung et al. 2025 ("KAD: No More FAD!") have it. It may fall below 0. Weights count rows; a row is never paired with
-    itself, nor with the copies of itself that its weight stands for.
+    itself, nor with the copies of itself that its weight stands for. It is NaN where that leaves no pair.
     """
     one, other = x.double(), y.double()
     counts, other_counts = _counts(one, weights_x), _counts(other, weights_y)
@@ -93,5 +93,5 @@ def with_interval(distance: Distance, x: list[Tensor], y: list[Tensor], draws: i
 
     found = torch.tensor([distance(rows_x, rows_y, drawn(x), drawn(y)) for _ in range(draws)], dtype=torch.float64)
     tail = (1 - SHARE) / 2
-    low, high = (found.quantile(tail).item(), found.quantile(1 - tail).item()) if draws else (float("nan"),) * 2
+    low, high = (found.nanquantile(share).item() for share in (tail, 1 - tail))
     return Estimate(distance(rows_x, rows_y, None, None), low, high)
