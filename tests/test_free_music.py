@@ -10,16 +10,27 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
+from test_store import write_model
 
 from dualdiff.data.ledger import DatasetConfig
 from dualdiff.errors import DataError, DualdiffError
+from dualdiff.evaluation.mix import MixMeter, load_mix, save_mix
+from dualdiff.pipeline import Pipeline
 from dualdiff.settings import open_project
 
 RECIPE = Path(__file__).parent.parent / "examples" / "free-music"
-_spec = importlib.util.spec_from_file_location("fetch", RECIPE / "fetch.py")
-fetch = importlib.util.module_from_spec(_spec)
-sys.modules["fetch"] = fetch
-_spec.loader.exec_module(fetch)
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, RECIPE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+fetch, ship = script("fetch"), script("ship")
 
 NOTES = b"".join(bytes([0, 0x90, key, 100, 96, 0x80, key, 0]) for key in (60, 64, 67, 72))
 TRACK = NOTES + b"\0\xff\x2f\0"
@@ -218,3 +229,35 @@ def test_a_package_that_cannot_be_had_is_told(tmp_path):
     with pytest.raises(DualdiffError, match=r"no-such-package-\d or no-such-package-\d is not to be had") as error:
         fetch.fetch(["no-such-package-1", "no-such-package-2"], tmp_path)
     assert "apt-get update" in error.value.hint
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A model, and the folder of the music that it learned from."""
+    put(tmp_path / "music" / "LICENSES", {"G.txt": b"Copyright A", "README.md": b"the ledger"})
+    return write_model(tmp_path / "models"), tmp_path / "music"
+
+
+def test_a_shipped_model_is_half_as_large_and_plays_nearly_the_same(trained, tmp_path):
+    model, music = trained
+    meter = MixMeter(("A", "B"), 4, torch.randn(6, 2), torch.randn(2), {"fitted on windows": 3})
+    save_mix(model, meter)
+    size = ship.ship(model, music, tmp_path / "nano")
+    assert size < 0.7 * sum(path.stat().st_size for path in model.iterdir())
+    one, other = (Pipeline.load(folder, precision="float32") for folder in (model, tmp_path / "nano"))
+    assert one.model.unet_hash != other.model.unet_hash
+    noise = torch.randn(1, *one.encode(torch.zeros(2, 32000)).shape[1:])
+    decoded = [made.model.vae_model.vae.decode(noise) for made in (one, other)]
+    assert 0 < (decoded[0] - decoded[1]).norm() < 0.05 * decoded[0].norm()
+    assert torch.equal(load_mix(tmp_path / "nano").weights, meter.weights)
+    assert "Copyright A" in (tmp_path / "nano" / "NOTICES.txt").read_text(encoding="utf-8")
+
+
+def test_a_model_is_not_shipped_without_notices_or_when_large(trained, tmp_path, monkeypatch):
+    model, music = trained
+    with pytest.raises(DataError, match="no notices"):
+        ship.ship(model, tmp_path, tmp_path / "nano")
+    assert not (tmp_path / "nano").exists()
+    monkeypatch.setattr(ship, "LARGEST_BYTES", 1000)
+    with pytest.raises(DataError, match="more than"):
+        ship.ship(model, music, tmp_path / "nano")
