@@ -90,6 +90,17 @@ def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(
     assert state_of(tmp_path / "killed") == state_of(tmp_path / "straight")
 
 
+def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
+    fit(tmp_path / "run", steps=4)
+    before = sorted(path.name for path in (tmp_path / "run").rglob("*"))
+    (tmp_path / "run" / "ema" / ".0.100-00000005.safetensors.x1y2").write_bytes(b"half")
+    (tmp_path / "run" / "checkpoints" / ".00000005.tmp").mkdir()
+    (tmp_path / "run" / "checkpoints" / ".00000005.tmp" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "run" / ".metrics.jsonl.x1y2").write_text("{")
+    fit(tmp_path / "run", steps=4)
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == before
+
+
 def test_a_kill_is_a_kill(tmp_path: Path) -> None:
     done = tmp_path / "done"
 

@@ -190,7 +190,9 @@ class Run:
             raise DualdiffError(f"{path} cannot be written: {error.strerror or error}", hint) from error
 
     def rewind(self, step: int) -> None:
-        """Drop the lines and snapshots after `step`: they will be written again, the same."""
+        """Drop the lines and snapshots after `step`, which will be written again, and files that a kill left half."""
+        for half in (path for place in ("", "ema", "checkpoints") for path in (self.folder / place).glob(".*")):
+            shutil.rmtree(half) if half.is_dir() else half.unlink(missing_ok=True)
         snapshots.rewind(self.folder, step)
         for name in (RECORD_NAME, COSTS_NAME):
             path = self.folder / name
