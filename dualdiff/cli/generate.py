@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dualdiff.clips import Job
     from dualdiff.pipeline import Clip
     from dualdiff.settings import Project
+    from dualdiff.store import Model
 
 Games = Annotated[
     list[str] | None,
@@ -34,6 +35,10 @@ Interval = Annotated[
 Guide = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Guide away from this smaller or earlier model, not from music of no game."),
+]
+Ema = Annotated[
+    str | None,
+    typer.Option(metavar="WIDTH[@STEP]", help="Play another average of the weights, 0.015 to 0.25; needs the run."),
 ]
 Sweep = Annotated[
     str | None, typer.Option(metavar="A..B", help="Clips of one seed, from all of game A to all of game B.")
@@ -68,6 +73,7 @@ def generate(
     cfg: Scale = None,
     cfg_interval: Interval = None,
     guide: Guide = None,
+    ema: Ema = None,
     quality: QualityOption = None,
     sweep: Sweep = None,
     steps_between: Between = None,
@@ -120,6 +126,8 @@ def generate(
     config, machine = opened.settings.generate, opened.settings.project
     worse = opened.path(config.guide) if config.guide else None
     pipeline = Pipeline.load(opened.path(config.model), machine.device, machine.precision, machine.compile, worse)
+    if ema is not None:
+        pipeline.model = _averaged(pipeline.model, opened.root, ema)
     if rows is None:
         jobs = orders.jobs_of(order, pipeline, config, changed)
     else:
@@ -142,6 +150,15 @@ def generate(
 
 
 PICTURE = ".png"
+
+
+def _averaged(model: "Model", root: Path, ema: str) -> "Model":
+    """The model with another average of its weights."""
+    from dualdiff.training.averaging import parse_average, run_of, with_average
+
+    averaged, how = with_average(model, run_of(model, root), *parse_average(ema))
+    console.note(f"weights averaged over a relative width of {how.width:g} at step {how.step}")
+    return averaged
 
 
 def _write(path: Path, clip: "Clip", picture: bool, sidecar: bool) -> None:

@@ -23,13 +23,17 @@ def inspect(
         Path | None,
         typer.Option("--html", metavar="FILE", help="Write a page with plots, for a browser.", show_default=False),
     ] = None,
+    ema: Annotated[
+        str | None,
+        typer.Option(metavar="WIDTH[@STEP]", help="Of a run: how this average of its weights is rebuilt."),
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a path is and what is known of it."""
     from dualdiff.evaluation import inspection, report
 
-    found = inspection.inspect(path)
+    found = _average(path, ema) if ema is not None else inspection.inspect(path)
     if html:
         report.write_report(html, found, force)
     if as_json:
@@ -44,6 +48,14 @@ def inspect(
     else:
         _show(found)
     console.note(f"next: `{found.next}`")
+
+
+def _average(run: Path, ema: str) -> "Finding":
+    """What is known of an average of a run's weights."""
+    from dualdiff.evaluation.averages import inspect_average
+    from dualdiff.training.averaging import parse_average
+
+    return inspect_average(run, *parse_average(ema))
 
 
 def _show(found: "Finding") -> None:

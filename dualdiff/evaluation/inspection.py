@@ -130,7 +130,7 @@ def inspect_run(folder: Path) -> Finding:
         "bytes": _size(folder),
         **{key: value for key, value in state["identity"].items() if key not in ("network", "config")},
     }
-    series = read_measures(folder / "metrics.jsonl")
+    series = read_measures(folder / "metrics.jsonl") | read_measures(folder / "costs.jsonl")
     identity = Sheet(
         title="settings", columns=("setting", "value"), rows=list(state["identity"].get("config", {}).items())
     )
@@ -148,7 +148,7 @@ def inspect_run(folder: Path) -> Finding:
         path=folder,
         facts=facts,
         sheets=[sheet for sheet in (measures, identity) if sheet.rows],
-        charts=partial(curves, series),
+        charts=lambda: [*curves(series), *noise_charts(folder / "metrics.jsonl")],
         next=done_next if done >= steps else f"dualdiff {network} train",
     )
 
@@ -188,6 +188,24 @@ def curves(series: Mapping[str, Sequence[tuple[int, float]]]) -> list[Chart]:
         label = "validation" if name.startswith(VALIDATION) else "training"
         charts.setdefault(measure, {})[f"{label}, {place}" if place else label] = points
     return [Lines(title=measure.replace("_", " "), series=own) for measure, own in charts.items()]
+
+
+def noise_charts(path: Path) -> list[Chart]:
+    """The noise law and u(sigma) over ln sigma, at the first, a middle and the last validation of a run."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    known = [line for line in lines if "noise/log_sigma" in line]
+    shown = [known[index] for index in sorted({0, len(known) // 2, len(known) - 1})] if known else []
+    titles = {"noise/noise_density": "noise law over ln sigma", "noise/u": "u over ln sigma"}
+    return [
+        Lines(
+            title=title,
+            series={
+                f"step {line['step']}": list(zip(line["noise/log_sigma"], line[name], strict=True)) for line in shown
+            },
+        )
+        for name, title in titles.items()
+        if shown
+    ]
 
 
 def inspect_latents(folder: Path) -> Finding:

@@ -61,6 +61,7 @@ class SpectralLoss2d(nn.Module):
         super().__init__()
         self.config = config
         self.tables = [block_tables(size) for size in config.block_sizes]
+        self._copies: dict[tuple[torch.dtype, torch.device], list[BlockTables]] = {}
 
     def forward(
         self, reconstruction: Sample, target: Sample, generator: torch.Generator | None = None
@@ -79,9 +80,19 @@ class SpectralLoss2d(nn.Module):
         exact = torch.float64 if reconstruction.dtype == torch.float64 else torch.float32
         with torch.autocast(reconstruction.device.type, enabled=False):
             pair = [_mid_and_side(sample.to(exact)) for sample in (reconstruction, target.detach())]
-            terms = [self._one_size(pair[0], pair[1], tables, generator) for tables in self.tables]
+            tables_here = self._tables_like(pair[0])
+            terms = [self._one_size(pair[0], pair[1], tables, generator) for tables in tables_here]
             amplitude, phase = (torch.stack(values).mean() for values in zip(*terms, strict=True))
         return {"amplitude": amplitude, "phase": phase * self.config.phase_weight}
+
+    def _tables_like(self, sample: Tensor) -> list[BlockTables]:
+        """The tables in the type and on the device of a sample: copied there once, not at each step."""
+        place = (sample.dtype, sample.device)
+        if place not in self._copies:
+            self._copies[place] = [
+                BlockTables(size, *(constant.to(sample) for constant in constants)) for size, *constants in self.tables
+            ]
+        return self._copies[place]
 
     def _check(self, reconstruction: Sample, target: Sample) -> None:
         shape, largest = reconstruction.shape, max(self.config.block_sizes)

@@ -22,7 +22,11 @@ ACTIVATION_LIMIT = 256.0
 """Activations beyond this are clamped, so that bfloat16 never overflows into nonsense."""
 
 
-def unit(x: Tensor, dims: int | tuple[int, ...] = 1, eps: float = 1e-4) -> Tensor:
+UNIT_EPSILON = 1e-4
+"""Added to an RMS before anything is divided by it."""
+
+
+def unit(x: Tensor, dims: int | tuple[int, ...] = 1, eps: float = UNIT_EPSILON) -> Tensor:
     """Scale `x` to unit RMS over `dims`; the norm is taken in float32: x / (eps + RMS(x)) (EDM2 eq. 66)."""
     exact = x if x.dtype == torch.float64 else x.float()
     rms = exact.square().mean(dim=dims, keepdim=True).sqrt()
@@ -94,9 +98,12 @@ class MPConv(nn.Module):
 @torch.no_grad()
 def renormalise(module: nn.Module) -> None:
     """Put every stored weight back to unit RMS rows, after an optimizer step; outputs do not change by it."""
-    for layer in module.modules():
-        if isinstance(layer, MPConv) and not layer.baked:
-            layer.weight.copy_(unit(layer.weight, tuple(range(1, layer.weight.ndim))))
+    layers = [layer for layer in module.modules() if isinstance(layer, MPConv) and not layer.baked]
+    weights = [layer.weight.data for layer in layers]
+    norms = [torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True) for weight in weights]
+    torch._foreach_div_(norms, [math.sqrt(weight[0].numel()) for weight in weights])
+    torch._foreach_add_(norms, UNIT_EPSILON)
+    torch._foreach_div_(weights, norms)
 
 
 def normalise_after_updates_only(module: nn.Module) -> None:
