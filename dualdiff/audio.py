@@ -58,6 +58,7 @@ WRITABLE = {  # suffix: (format, subtype) of libsndfile
     ".opus": ("OGG", "OPUS"),
 }
 _TAGS = ("title", "artist", "album", "comment", "genre", "date", "tracknumber", "software")
+_OWN_TAGS = {"WAV": containers.append_wave_tags, "MP3": containers.prepend_id3_tags}  # where libsndfile's are broken
 _MORE_TAGS = ("game",)  # which libsndfile does not give
 _MEND = "fetch or convert the file again, or take it out"
 _GUESSED = 0.01  # share of an MP3's length that may be missing: without an index, libsndfile guesses it from the size
@@ -362,12 +363,12 @@ def _encode(path: Path, waveform: Waveform, sample_rate: int, tags: dict[str, st
     with soundfile.SoundFile(
         path, "w", sample_rate, waveform.shape[0], subtype, format=container, compression_level=level, bitrate_mode=mode
     ) as file:
-        for name, text in tags.items() if container != "WAV" else ():
+        for name, text in tags.items() if container not in _OWN_TAGS else ():
             setattr(file, name, text)
         for first in range(0, len(audio), _PIECE):  # in one piece, libsndfile's Vorbis encoder overflows its stack
             file.write(audio[first : first + _PIECE])
-    if container == "WAV" and tags:
-        containers.append_wave_tags(path, tags)
+    if container in _OWN_TAGS and tags:
+        _OWN_TAGS[container](path, tags)
 
 
 def _compression_level(subtype: str, sample_rate: int, channels: int, bitrate_kbps: float) -> float | None:

@@ -1,7 +1,7 @@
-"""What libsndfile does not tell of audio files: whether one was cut off, and the long tags of WAV files.
+"""What libsndfile gets wrong in audio files: whether one was cut off, and the tags of WAV and MP3 files.
 
-Byte layouts: RIFF (Microsoft and IBM, Multimedia Programming Interface 1.0, 1991) and Ogg pages (RFC 3533). Only
-`audio` uses this module.
+Byte layouts: RIFF (Microsoft and IBM, Multimedia Programming Interface 1.0, 1991), Ogg pages (RFC 3533), ID3v2.4 (its
+"informal standard" of 2000). Only `audio` uses this module.
 """
 
 import struct
@@ -13,6 +13,7 @@ _OGG_HEADER = 27
 _OGG_LONGEST_PAGE = _OGG_HEADER + 255 + 255 * 255
 _RIFF_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what programs that write to a pipe leave behind
 _INFO_NAMES = {"INAM": "title", "ICMT": "comment", "IART": "artist", "IPRD": "album"}
+_ID3_NAMES = {"title": b"TIT2", "comment": b"COMM", "artist": b"TPE1", "album": b"TALB"}
 _LONGEST_TAGS = 1 << 24
 _FLAC_COMMENTS = 4  # the type of that block
 
@@ -141,3 +142,24 @@ def append_wave_tags(path: Path, tags: dict[str, str]) -> None:
 
 def _chunk(name: bytes, content: bytes) -> bytes:
     return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+
+
+def prepend_id3_tags(path: Path, tags: dict[str, str]) -> None:
+    """Put tags (keys title, comment, artist, album) before an MP3 file that has none, in UTF-8, as ID3v2.4 says.
+
+    libsndfile writes UTF-8 but says that it is Latin-1, so that players show every accent as two other letters.
+    """
+    frames = b"".join(_id3_frame(_ID3_NAMES[name], text) for name, text in tags.items())
+    audio = path.read_bytes()
+    path.write_bytes(b"ID3\x04\x00\x00" + _syncsafe(len(frames)) + frames + audio)
+
+
+def _id3_frame(name: bytes, text: str) -> bytes:
+    language = b"und\0" if name == b"COMM" else b""  # undetermined, and no name of the comment
+    content = b"\x03" + language + text.encode()
+    return name + _syncsafe(len(content)) + b"\0\0" + content
+
+
+def _syncsafe(size: int) -> bytes:
+    """28 bits as four bytes of seven, none of which looks like the start of audio."""
+    return bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))

@@ -28,8 +28,10 @@ class GenerateConfig:
     out: str = setting("clips", "the folder that clips are written to")
     length_s: float = setting(45.0, "length of a clip, seconds", minimum=SHORTEST_S, maximum=MAX_LENGTH_S)
     sampler: Literal["dpmpp_2m", "heun", "euler"] = setting("dpmpp_2m", "the sampler")
-    steps: int = setting(24, "steps of the sampler", minimum=1)
-    rho: float = setting(7.0, "how the steps crowd towards low noise", minimum=1)
+    steps: int = setting(20, "steps of the sampler", minimum=1)
+    rho: float = setting(
+        20.0, "how evenly the steps fall: 1 by noise level, the higher the more by its logarithm", minimum=1
+    )
     sigma_max: float = setting(80.0, "noise level to start from", above=0)
     quality: Quality = setting("default", "how much work the way back to sound takes")
     cfg_scale: float = setting(2.0, "guidance: 1 none, more follows the games more closely", minimum=0)
