@@ -24,7 +24,7 @@ from dualdiff import audio
 from dualdiff.evaluation import notes
 from dualdiff.evaluation.baselines import griffin_lim
 from dualdiff.evaluation.metrics import METRICS
-from dualdiff.formats.mel import MelConfig, MelFormat, mel_inverse
+from dualdiff.formats.mel import ITERATIONS, MelConfig, MelFormat, mel_inverse
 from dualdiff.formats.phase import Recovery, recover
 from dualdiff.formats.polish import Polish, Target
 from dualdiff.formats.stft import Stft
@@ -80,9 +80,10 @@ def plain_encoding(waveform: Waveform) -> Sample:
     return (powered - config.mean) / config.scale
 
 
-def excerpt(path: Path, duration_s: float) -> Waveform:
-    """The middle of a track at the format's loudness, whole frames long."""
-    start_s = max(0.0, (audio.probe(path).duration_s - duration_s) / 2)
+def excerpt(path: Path, duration_s: float, start_s: float | None = None) -> Waveform:
+    """A piece of a track, its middle unless said otherwise, at the format's loudness, whole frames long."""
+    spare_s = max(0.0, audio.probe(path).duration_s - duration_s)
+    start_s = spare_s / 2 if start_s is None else min(start_s, spare_s)
     waveform = audio.read(path, sample_rate=MEL.sample_rate, start_s=start_s, duration_s=duration_s)
     loudness = audio.loudness_lufs(waveform, MEL.sample_rate)
     levelled = audio.gain_to(waveform, loudness, MEL.config.loudness_lufs)
@@ -132,13 +133,14 @@ def main() -> None:
     waveforms = [excerpt(path, options.errors) for path in paths]
     sample = MEL.encode(excerpt(paths[-1], options.times)[None])
     of_quality("draft")(sample)  # what is compiled once is compiled
-    equal = griffin_lim(MEL, 40, seed=0)
+    iterations = ITERATIONS["pghi"]
+    equal = griffin_lim(MEL, iterations["default"], seed=0)
     reference = MelFormat(MelConfig(phase="fgla"))
     ways: dict[str, tuple[Way, Way]] = {  # name: what errors are measured of, and times
         "original fgla, 400": (original, plain_original),
         "fgla of the package, 400": (lambda sample: reference.decode(sample)[0],) * 2,
-        "torchaudio Griffin-Lim, 40": (lambda sample: equal(sample, silent)[0],) * 2,
-        **{f"pghi, {quality}": (of_quality(quality),) * 2 for quality in ("draft", "default", "high")},
+        f"torchaudio Griffin-Lim, {iterations['default']}": (lambda sample: equal(sample, silent)[0],) * 2,
+        **{f"pghi, {quality}, {count}": (of_quality(quality),) * 2 for quality, count in iterations.items()},
     }
     titles = ["mel convergence ↓", "mel^0.25 error ↓"]
     titles += [f"{METRICS[name].title} {'↑' if METRICS[name].higher_is_better else '↓'}" for name in MUSIC]

@@ -46,12 +46,15 @@ def roundtrip(
 
     Baselines go through the middle 10 s of each file, slow ones only through that of two.
     """
+    from dualdiff.audio import probe
     from dualdiff.evaluation import roundtrip as evaluation
 
     made, wanted = _format(open_or_defaults(project, overrides)), _quality(quality)
     listening = _listening(out, made, force)
     found = []
     for file in files:
+        if probe(file).channels == 1:
+            console.note(f"{file} is mono: it goes through twice, as left and as right")
         with console.progress(file.name) as progress:
             result = evaluation.roundtrip(
                 file, made, out=out, duration_s=seconds, seed=seed, quality=wanted, force=force, progress=progress

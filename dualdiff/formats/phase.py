@@ -108,7 +108,11 @@ def recover(
 
     waveform = _in_pieces(around, frames + overlap, recovery, seed, longest, overlap, True, progress)
     length = frames * stft.hop_length
-    return _joined(waveform[:, length:], waveform[:, :length], 0, *_fade(stft, overlap // 2))
+    loop = waveform[:, :length].clone()
+    start, stop = _fade(stft, overlap // 2)
+    loop[:, :start] = waveform[:, length : length + start]
+    loop[:, start:stop] = _crossfade(waveform[:, length + start : length + stop], loop[:, start:stop])
+    return loop
 
 
 def _generator(seed: int, piece: int) -> torch.Generator:
@@ -130,7 +134,7 @@ def _in_pieces(
     hop = stft.hop_length
     pieces = math.ceil((frames - overlap) / (longest - overlap))
     step = math.ceil((frames - overlap) / pieces)
-    whole = stft.window.new_zeros(2, 0)
+    whole = stft.window.new_zeros(2, (frames - 1) * hop)
     for piece in range(pieces):
         first, is_last = piece * step, piece == pieces - 1
         last = frames if is_last else first + step + overlap
@@ -139,9 +143,12 @@ def _in_pieces(
         if returns and is_last:
             held[last - first - overlap // 2] = _spectra(whole, stft, overlap // 2, overlap)
         target = source(first, last)
-        start = recovery.start(target.magnitudes, known, _generator(seed, piece), False)
-        part = recovery.polish(target, start, held=held, progress=_share(progress, piece, pieces))
-        whole = _joined(whole, part, first * hop, *(first * hop + time for time in _fade(stft))) if piece else part
+        unit = recovery.start(target.magnitudes, known, _generator(seed, piece), False)
+        part = recovery.polish(target, unit, held=held, progress=_share(progress, piece, pieces))
+        start, stop = _fade(stft) if piece else (0, 0)
+        place = whole[:, first * hop : first * hop + part.shape[-1]]
+        place[:, start:stop] = _crossfade(place[:, start:stop], part[:, start:stop])
+        place[:, stop:] = part[:, stop:]
     return whole
 
 
@@ -166,8 +173,6 @@ def _spectra(waveform: Waveform, stft: Stft, first: int, last: int) -> Tensor:
     return stft.spectra(waveform[:, start : (last - 1) * stft.hop_length + stft.half], 0, last - first)
 
 
-def _joined(before: Waveform, after: Waveform, start: int, fade_start: int, fade_stop: int) -> Waveform:
-    """`before`, crossfaded between two times into `after`, which begins at `start`."""
-    weight = torch.linspace(0, 1, fade_stop - fade_start, device=after.device)
-    faded = torch.lerp(before[:, fade_start:fade_stop], after[:, fade_start - start : fade_stop - start], weight)
-    return torch.cat([before[:, :fade_start], faded, after[:, fade_stop - start :]], -1)
+def _crossfade(before: Waveform, after: Waveform) -> Waveform:
+    """From one to the other, evenly."""
+    return torch.lerp(before, after, torch.linspace(0, 1, before.shape[-1], device=before.device))
