@@ -21,7 +21,7 @@ from dualdiff.formats.stft import Stft, cut, hann_power_window, magnitude, refle
 from dualdiff.progress import Progress, silent
 from dualdiff.types import Quality, Sample, Waveform
 
-ITERATIONS = {"pghi": {"draft": 8, "default": 30, "high": 80}, "fgla": {"draft": 100, "default": 400, "high": 1000}}
+ITERATIONS = {"pghi": {"draft": 8, "default": 30, "high": 90}, "fgla": {"draft": 100, "default": 400, "high": 1000}}
 """Of each way back and quality, unless set."""
 MONO_SHARE = 0.5
 """For this share of pghi's iterations both channels agree on one phase."""

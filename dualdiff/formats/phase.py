@@ -109,9 +109,9 @@ def recover(
     waveform = _in_pieces(around, frames + overlap, recovery, seed, longest, overlap, True, progress)
     length = frames * stft.hop_length
     loop = waveform[:, :length].clone()
-    start, stop = _fade(stft, overlap // 2)
-    loop[:, :start] = waveform[:, length : length + start]
-    loop[:, start:stop] = _crossfade(waveform[:, length + start : length + stop], loop[:, start:stop])
+    begin, end = _fade(stft, overlap // 2)
+    loop[:, :begin] = waveform[:, length : length + begin]
+    loop[:, begin:end] = _crossfade(waveform[:, length + begin : length + end], loop[:, begin:end])
     return loop
 
 
