@@ -23,12 +23,11 @@ from dualdiff.evaluation.mix import fit_mix, save_mix
 from dualdiff.evaluation.plots import Row as PictureRow
 from dualdiff.evaluation.plots import write_spectrograms
 from dualdiff.files import hash_of
-from dualdiff.formats import FORMATS, Format
 from dualdiff.models import VAE, UNet
 from dualdiff.progress import Progress, silent
 from dualdiff.seeding import Stream
 from dualdiff.settings import Project
-from dualdiff.store import SIGMA_DATA, LatentSpace, VAEModel, format_hash, load_vae, save_unet, save_vae
+from dualdiff.store import SIGMA_DATA, LatentSpace, VAEModel, format_hash, load_vae, open_format, save_unet, save_vae
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.job import Job, make_accelerator, part, show_again, train
 from dualdiff.training.preflight import (
@@ -84,8 +83,8 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
     settings, config = project.settings, project.settings.vae_train
     accelerator = make_accelerator(select_device(settings.project.device))
     device = accelerator.device
-    rows, held_out_rows = _rows(project)
-    made: Format = FORMATS[settings.format.name](settings.format, device=device)
+    rows, held_out_rows = training_rows(project)
+    made = open_format(settings.format, project.root, device)
     levels = len(settings.vae.channel_mults)
     require_halving(project, "vae.channel_mults", made.bins, levels)
     require_rate(project, "vae.train", config)
@@ -103,19 +102,19 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
         compile_in_place(vae.encoder, device)
         compile_in_place(vae.decoder, device)
     long_enough = [row for row in held_out_rows if row.duration_s >= crop_s]
-    held_out, games = _held_out(
+    held_out, games = held_out_crops(
         {game: [row for row in long_enough if row.game == game] for game in sorted({row.game for row in long_enough})},
         lambda own: TrackCrops(own, folder, made, frames, 0),
     )
     losses = (settings.vae_loss, settings.vae_spectral, settings.vae_spectral_1d)
     objective = VAEObjective(vae, made, *losses, held_out, games)
     identity = {"network": "vae", "config": plain(settings.vae), "format": format_hash(made)}
-    run, model = _run(project, config, identity, run_folder), project.root / "models" / config.run
+    run, model = run_of(project, config, identity, run_folder), project.root / "models" / config.run
 
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
         facts = {"project": settings.project.name, "run": config.run, "steps": steps, "dualdiff": __version__}
-        card = _card(f"{settings.project.name}: VAE", facts, [(row.game, row.duration_s) for row in rows])
-        save_vae(model, made, vae, part(weights, "vae."), facts, card)
+        card = model_card(f"{settings.project.name}: VAE", facts, [(row.game, row.duration_s) for row in rows])
+        save_vae(model, made, vae, part(weights, "vae."), facts, card, phase_folder(project))
 
     def check() -> None:
         require_sound(source.examples(0, min(CHECKED, config.batch_size)))
@@ -143,7 +142,9 @@ def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
     columns = _crop_columns(project, vae_model, index)
     seed = Stream(settings.project.seed).seed_for("unet")
     source = LatentCrops(index, "train", columns, seed, config.game_temperature)
-    held_out, _ = _held_out(_validation_indices(index, columns), lambda own: LatentCrops(own, "validation", columns, 0))
+    held_out, _ = held_out_crops(
+        _validation_indices(index, columns), lambda own: LatentCrops(own, "validation", columns, 0)
+    )
     torch.manual_seed(seed)
     unet = UNet(
         settings.unet,
@@ -164,14 +165,14 @@ def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
         "latent statistics": hash_of([index.mean, index.std]),
     }
     statistics = {STATISTICS_NAME: {"mean": list(index.mean), "std": list(index.std)}}
-    run = _run(project, config, identity, run_folder, statistics)
+    run = run_of(project, config, identity, run_folder, statistics)
     model = project.root / "models" / config.run
 
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
         facts = {"project": settings.project.name, "run": config.run, "steps": steps, "dualdiff": __version__}
         tracks = [(track.game, _seconds(index, track.columns)) for track in index.tracks_of("train")]
         per_game = _per_game(source, tracks, held_out_losses(run.folder))
-        card = _card(settings.project.name, facts, tracks)
+        card = model_card(settings.project.name, facts, tracks)
         needed = _needed_to_generate(index, space, columns)
         save_unet(model, vae_model, unet, weights, {**facts, **needed, "per_game": per_game}, card)
         save_mix(model, fit_mix(index))
@@ -194,7 +195,7 @@ def train_vae(project: Project, progress: Progress = silent, hours: float | None
         ConfigError: settings that do not fit each other or the data.
         Interrupted: stopped by the user, with the state saved.
     """
-    return _trained(prepare_vae(project), progress, hours)
+    return trained(prepare_vae(project), progress, hours)
 
 
 def train_unet(project: Project, progress: Progress = silent, hours: float | None = None) -> TrainResult:
@@ -205,14 +206,21 @@ def train_unet(project: Project, progress: Progress = silent, hours: float | Non
         ConfigError: settings that do not fit each other or the data.
         Interrupted: stopped by the user, with the state saved.
     """
-    return _trained(prepare_unet(project), progress, hours)
+    return trained(prepare_unet(project), progress, hours)
 
 
-def _trained(prepared: Prepared, progress: Progress, hours: float | None) -> TrainResult:
+def trained(prepared: Prepared, progress: Progress, hours: float | None) -> TrainResult:
+    """Train what is prepared; what it leaves."""
     return TrainResult(prepared.job.run.folder, prepared.model, train(prepared.job, progress, hours))
 
 
 PREPARE: Mapping[str, Callable[..., Prepared]] = {"vae": prepare_vae, "unet": prepare_unet}
+
+
+def phase_folder(project: Project) -> Path | None:
+    """The folder of the network of the format's way back, where that is learned."""
+    config = project.settings.format
+    return project.path(config.phase_model) if getattr(config, "phase", "") == "learned" else None
 
 
 def check_resume(project: Project, network: str, progress: Progress = silent) -> Proof:
@@ -262,7 +270,7 @@ def encode(project: Project, progress: Progress = silent) -> Encoded:
         raise
 
 
-def _held_out(by_game: Mapping[str, Any], crops: Callable[[Any], BatchSource]) -> tuple[Batch | None, list[str]]:
+def held_out_crops(by_game: Mapping[str, Any], crops: Callable[[Any], BatchSource]) -> tuple[Batch | None, list[str]]:
     """Crops to measure a training on, the same number of each game, and the game of each."""
     each = max(1, HELD_OUT // max(1, len(by_game)))
     batches = {game: crops(own).examples(0, each) for game, own in list(by_game.items())[:HELD_OUT_GAMES]}
@@ -362,7 +370,8 @@ def _needed_to_generate(index: LatentIndex, space: LatentSpace, columns: int) ->
     }
 
 
-def _rows(project: Project) -> tuple[list[Row], list[Row]]:
+def training_rows(project: Project) -> tuple[list[Row], list[Row]]:
+    """The tracks to train on, and those kept out to measure on."""
     rows = read_ledger(project.ledger)
     training = used(rows, "train")
     if not training:
@@ -371,17 +380,18 @@ def _rows(project: Project) -> tuple[list[Row], list[Row]]:
     return training, used(rows, "validation")
 
 
-def _run(
+def run_of(
     project: Project,
     config: TrainConfig,
     identity: Mapping[str, object],
     folder: Path | None,
     notes: Mapping[str, Any] | None = None,
 ) -> Run:
+    """The run of a training in its folder."""
     return Run(folder or project.root / "runs" / config.run, identity, write(project.settings), notes or {})
 
 
-def _card(title: str, facts: Mapping[str, object], tracks: list[tuple[str, float]]) -> str:
+def model_card(title: str, facts: Mapping[str, object], tracks: list[tuple[str, float]]) -> str:
     """A model card in Markdown: what was trained, on what (game and seconds of each track), and how."""
     lines = [f"# {title}", "", "Made with dualdiff.", "", "| fact | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]

@@ -2,6 +2,7 @@
 
     model.json      what lies here, with the hash of each part; written last, so that a folder is whole or not there
     format.json     the format's constants
+    phase.json      if its way back is learned: architecture and ancestry; phase.safetensors the weights
     vae.json        architecture and ancestry;  vae.safetensors the weights
     unet.json       architecture, ancestry, latent statistics;  unet.safetensors the weights
     labels.json     the games, in the order of the UNet's labels
@@ -27,7 +28,8 @@ from dualdiff import config as configs
 from dualdiff.errors import ConfigError, DataError
 from dualdiff.files import hash_of, sha256_of, write_bytes_atomically, write_json_atomically, write_text_atomically
 from dualdiff.formats import FORMATS, Format
-from dualdiff.models import MODELS, VAE, UNet
+from dualdiff.formats.mel import MelFormat
+from dualdiff.models import MODELS, VAE, PhaseNet, UNet
 from dualdiff.models.layers import bake
 from dualdiff.types import Latents, Sample
 
@@ -36,6 +38,12 @@ VERSION = 1
 
 ASSETS = Path(str(resources.files("dualdiff"))) / "assets"
 """Where what travels with the package lies."""
+
+PHASE_FILES = ("phase.json", "phase.safetensors")
+"""The network of the format's learned way back, where a model has one."""
+
+PRECISION_OF_PHASE = torch.bfloat16
+"""Of that network, in training and afterwards: it says angles, to a few degrees at best."""
 
 SIGMA_DATA = 0.5
 """The standard deviation that latents are normalised to before diffusion."""
@@ -160,14 +168,42 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> No
         tensor.copy_(tensors[name])
 
 
-def save_vae(
-    folder: Path, format: Format, vae: VAE, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
+def save_phase(
+    folder: Path, format: Format, network: PhaseNet, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
 ) -> None:
-    """Write a model folder that holds a format and a VAE."""
+    """Write a model folder that holds a format and the network of its learned way back."""
+    parts = {"format": format_hash(format)}
+    write_json_atomically(folder / "format.json", {**configs.plain(format.config), "phase": "learned"})
+    parts["phase"] = _save_part(folder, "phase", configs.plain(network.config), weights, dict(parts), facts)
+    _finish(folder, parts, card)
+
+
+def save_vae(
+    folder: Path,
+    format: Format,
+    vae: VAE,
+    weights: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    card: str,
+    phase: Path | None = None,
+) -> None:
+    """Write a model folder that holds a format and a VAE, and a copy of the phase network in the folder `phase`.
+
+    Raises:
+        DataError: that folder holds no such network, or one for another format.
+    """
     parts = {"format": format_hash(format)}
     write_json_atomically(folder / "format.json", configs.plain(format.config))
+    if phase is not None:
+        parts["phase"] = _phase_hash(phase, parts["format"])
+        _copy(phase, folder, PHASE_FILES)
     parts["vae"] = _save_part(folder, "vae", configs.plain(vae.config), weights, {"format": parts["format"]}, facts)
     _finish(folder, parts, card)
+
+
+def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        write_bytes_atomically(folder / name, (source / name).read_bytes())
 
 
 def save_unet(
@@ -178,11 +214,14 @@ def save_unet(
     `facts` must hold "games", "latent_mean", "latent_std" and "sigma_min": what generation needs besides weights; and
     may hold "crop_columns", how long the latents were that the UNet was trained on.
     """
-    for name in ("format.json", "vae.json", "vae.safetensors"):
-        write_bytes_atomically(folder / name, (vae_model.folder / name).read_bytes())
+    _copy(vae_model.folder, folder, ("format.json", "vae.json", "vae.safetensors"))
     parts = {"format": vae_model.format_hash, "vae": vae_model.vae_hash}
     write_json_atomically(folder / "labels.json", list(facts["games"]))
     parts["unet"] = _save_part(folder, "unet", configs.plain(unet.config), weights, parts, facts)
+    carried = read_model_json(vae_model.folder)["parts"]
+    if "phase" in carried:  # not a parent: how samples become sound may change
+        parts["phase"] = carried["phase"]
+        _copy(vae_model.folder, folder, PHASE_FILES)
     _finish(folder, parts, card)
 
 
@@ -302,7 +341,49 @@ def load_format(folder: Path, device: str | torch.device = "cpu") -> Format:
         raise DataError(
             f"the format in {folder} is not the one that its model.json names", "files were mixed: copy it again"
         )
-    return made
+    return _with_way_back(made, folder, folder)
+
+
+def open_format(config: Any, root: Path, device: str | torch.device = "cpu") -> Format:
+    """The format of a project's settings; the folder of its network, where it has one, is taken from `root`.
+
+    Raises:
+        DataError: there is no such network, or it is for another format.
+    """
+    made: Format = FORMATS[config.name](config, device=device)
+    return _with_way_back(made, root / Path(getattr(config, "phase_model", "")).expanduser(), root)
+
+
+def _with_way_back(made: Format, folder: Path, root: Path) -> Format:
+    """The format with the network of its way back, from a folder, if it asks for one."""
+    if not isinstance(made, MelFormat) or made.config.phase != "learned":
+        return made
+    _phase_hash(folder, format_hash(made))
+    description, weights = _read_part(folder, "phase", read_model_json(folder)["parts"])
+    kind, config = _known(MODELS, description["config"], folder / "phase.json")
+    network = kind(config)
+    load_into(network, weights, f"the phase network in {folder}")
+    return made.learned(ready(network, made.device, PRECISION_OF_PHASE), network.context_frames)
+
+
+def _phase_hash(folder: Path, format_hash: str) -> str:
+    """The hash of the phase network in a folder.
+
+    Raises:
+        DataError: there is none, or it is for another format.
+    """
+    if not (folder / "model.json").is_file():
+        raise DataError(
+            f"there is no network of the learned way back in {folder}",
+            'run `dualdiff format train`, or set format.phase = "pghi"',
+        )
+    parts: dict[str, str] = read_model_json(folder)["parts"]
+    if "phase" not in parts or parts["format"] != format_hash:
+        raise DataError(
+            f"{folder} holds no phase network for this format",
+            "run `dualdiff format train` with another phase.train.run, and name its folder in format.phase_model",
+        )
+    return parts["phase"]
 
 
 def _known(table: Mapping[str, Any], config: Any, path: Path) -> tuple[Any, Any]:

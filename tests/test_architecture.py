@@ -45,6 +45,7 @@ LAYERS = {
     "settings": 5,
     "checks": 5,
     "stages": 5,
+    "wayback": 5,
     "cli": 6,
     "__main__": 7,
 }
@@ -65,7 +66,7 @@ ORDERED = [
     ),
     ("store", "request", "recipe", "pipeline", "clips", "orders", "lists", "data"),
     ("training", "evaluation"),
-    ("settings", "checks", "stages"),
+    ("settings", "checks", "stages", "wayback"),
 ]
 
 # Who alone may import a library, or a name of one.

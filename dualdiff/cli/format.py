@@ -8,6 +8,7 @@ import typer
 
 from dualdiff.cli import console
 from dualdiff.cli.options import HERE, AsJson, Force, Overrides, ProjectDir, QualityOption, open_or_defaults
+from dualdiff.cli.training import Hours
 
 if TYPE_CHECKING:
     from dualdiff.data.ledger import Row
@@ -159,6 +160,24 @@ def _show_ways(ways: Sequence[dict[str, Any]], listening: "Listening | None") ->
         console.say(str(listening.page))
 
 
+@app.command(short_help="Train the learned way back, or go on.")
+def train(hours: Hours = None, project: ProjectDir = HERE, overrides: Overrides = None) -> None:
+    """Train the learned way back of the mel format on the data set, or go on where an interrupted training stopped.
+
+    Ctrl-C saves after the step at hand; the same command then goes on. How long, how large and how often to save is
+    in [phase] and [phase.train] of dualdiff.toml. With `phase = "learned"` in [format], samples then become sound
+    that way, and a VAE that is trained or exported takes a copy along.
+    """
+    from dualdiff.settings import open_project
+    from dualdiff.wayback import train_phase
+
+    opened = open_project(project, overrides or ())
+    with console.progress("phase") as progress:
+        result = train_phase(opened, progress, hours)
+    console.say(str(result.model))
+    console.note('next: phase = "learned" in [format], then `dualdiff format test`')
+
+
 def spread(rows: "Sequence[Row]", count: int) -> "list[Row]":
     """The first `count` tracks when the games take turns, each in the order of its tracks."""
     turns: dict[str, int] = {}
@@ -171,11 +190,9 @@ def spread(rows: "Sequence[Row]", count: int) -> "list[Row]":
 
 def _format(project: "Project") -> "Format":
     from dualdiff.device import select_device
-    from dualdiff.formats import FORMATS
+    from dualdiff.store import open_format
 
-    config = project.settings.format
-    made: Format = FORMATS[config.name](config, device=select_device(project.settings.project.device))
-    return made
+    return open_format(project.settings.format, project.root, select_device(project.settings.project.device))
 
 
 def measured(found: Sequence[dict[str, Any]]) -> Iterable[list[Any]]:

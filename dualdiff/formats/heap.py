@@ -98,14 +98,21 @@ def spread(
 
 @functools.cache
 def _compiled() -> Callable[..., Any]:
-    """`spread` as machine code, kept on disk for the next run where a folder for it can be written to."""
+    """`spread` as machine code."""
     import numba
 
     cells, slopes = numba.int64[::1], numba.float32[:, ::1]
     grids = (numba.uint16[:, ::1], slopes, slopes, numba.float64[:, ::1], numba.boolean[:, ::1])
     signature = numba.void(cells, *grids, cells, numba.boolean)
+    return compiled(spread, signature)
+
+
+def compiled(function: Callable[..., Any], signature: Any) -> Callable[..., Any]:
+    """A function as machine code, kept on disk for the next run where a folder for it can be written to."""
+    import numba
+
     try:
-        function: Callable[..., Any] = numba.njit(signature, cache=True)(spread)
+        made: Callable[..., Any] = numba.njit(signature, cache=True)(function)
     except (RuntimeError, OSError):  # numba finds no folder for its cache, or cannot write to it
-        function = numba.njit(signature)(spread)
-    return function
+        made = numba.njit(signature)(function)
+    return made

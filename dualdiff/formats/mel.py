@@ -6,7 +6,7 @@ here, to save time, is below what float32 resolves (encoding) or 4e-5 of its sum
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -15,18 +15,26 @@ import torchaudio
 from torch import Tensor
 
 from dualdiff.config import setting
+from dualdiff.errors import ConfigError
+from dualdiff.formats.edges import Edges, Network, cells, true_edges
 from dualdiff.formats.phase import Recovery, recover
-from dualdiff.formats.polish import ACCELERATED, Bands, Polish, Target
+from dualdiff.formats.polish import ACCELERATED, Bands, Pace, Polish, Target
 from dualdiff.formats.stft import Stft, cut, hann_power_window, magnitude, reflected
 from dualdiff.progress import Progress, silent
 from dualdiff.types import Quality, Sample, Waveform
 
-ITERATIONS = {"pghi": {"draft": 8, "default": 30, "high": 90}, "fgla": {"draft": 100, "default": 400, "high": 1000}}
+ITERATIONS = {
+    "pghi": {"draft": 8, "default": 30, "high": 90},
+    "fgla": {"draft": 100, "default": 400, "high": 1000},
+    "learned": {"draft": 8, "default": 40, "high": 120},
+}
 """Of each way back and quality, unless set."""
 MONO_SHARE = 0.5
 """For this share of pghi's iterations both channels agree on one phase."""
 FREE_HZ, BLEND_HZ = 400.0, 300.0
 """From here on, and by degrees over so much more, only the mel is given to pghi's iterations, not each bin."""
+GENTLE = Pace(0.45, 0.45, 1.0)
+"""For the iterations behind a network: more momentum takes back what it knew."""
 ENCODE_STDS = 5.0
 """Half the length of the window that encodes, in standard deviations: beyond are 4e-6 of its peak."""
 DECODE_STDS = 4.0
@@ -41,7 +49,7 @@ MEL_GROUPS = 4
 class MelConfig:
     """The constants of the mel format; a model carries them along."""
 
-    DECODE_ONLY: ClassVar[tuple[str, ...]] = ("phase", "phase_iterations")
+    DECODE_ONLY: ClassVar[tuple[str, ...]] = ("phase", "phase_iterations", "phase_model")
 
     name: Literal["mel"] = setting("mel", "the format")
     sample_rate: int = setting(32000, "audio samples per second, Hz", minimum=8000, maximum=192000)
@@ -57,8 +65,11 @@ class MelConfig:
     )
     mean: float = setting(1.3135, "mean of the powered magnitudes over music at that loudness")
     scale: float = setting(0.4933, "their standard deviation", above=0)
-    phase: Literal["pghi", "fgla"] = setting("pghi", "how the phase is found on the way back: fast, or the reference")
+    phase: Literal["pghi", "fgla", "learned"] = setting(
+        "pghi", "how the phase is found on the way back: fast, the reference, or by a network"
+    )
     phase_iterations: int = setting(-1, "iterations on the way back; -1 is as the quality wants it", minimum=-1)
+    phase_model: str = setting("models/phase", "the model folder of that network, which `format train` writes")
 
     def __post_init__(self) -> None:
         if self.n_fft % 2:
@@ -88,10 +99,14 @@ class MelFormat:
     Config = MelConfig
 
     def __init__(
-        self, config: MelConfig = MelConfig(), device: str | torch.device = "cpu", semitones: float = 0.0
+        self,
+        config: MelConfig = MelConfig(),
+        device: str | torch.device = "cpu",
+        semitones: float = 0.0,
+        network: tuple[Network, int] | None = None,
     ) -> None:
         """A format whose samples are of the music `semitones` higher than it is; see `transposed`."""
-        self.config, self.device = config, torch.device(device)
+        self.config, self.device, self._network = config, torch.device(device), network
         self.sample_rate, self.hop_length = config.sample_rate, config.hop_length
         self.channels, self.bins = 2, config.n_mels
         self.window = hann_power_window(config.n_fft, config.window_power)
@@ -119,7 +134,23 @@ class MelFormat:
         Its mel filters lie lower by that interval, from the limits on, so that a tone falls into the band of the higher
         one. Music made lower lacks what lay above half the sample rate: its highest bands are empty.
         """
-        return MelFormat(self.config, self.device, semitones)
+        return MelFormat(self.config, self.device, semitones, self._network)
+
+    def learned(self, network: Network, context_frames: int) -> "MelFormat":
+        """The format whose way back is a network; see `edges`. What it says depends on so many frames on each side."""
+        return MelFormat(replace(self.config, phase="learned"), self.device, network=(network, context_frames))
+
+    @torch.no_grad()
+    def lesson(self, waveform: Waveform) -> tuple[Tensor, Tensor, Tensor]:
+        """What such a network learns from (2, T): the cells that it sees, and changes and magnitudes of their edges.
+
+        Shapes (6, F, N), (4, F, N) and (2, F, N), F bins of the way back; see `edges.cells` and `edges.true_edges`.
+        """
+        stft, inverse, _ = self._transform
+        waveform = waveform.to(self.device, torch.float32)
+        magnitudes = (self.mel(self.encode(waveform[None])[0]).transpose(-1, -2) @ inverse).clamp_min_(0)
+        spectra = stft.spectra(stft.padded(waveform.mean(0, keepdim=True)), 0, magnitudes.shape[1])[0]
+        return cells(magnitudes, stft, self.config.window_std), *true_edges(spectra, stft)
 
     @torch.no_grad()
     def encode(self, waveform: Waveform) -> Sample:
@@ -155,8 +186,13 @@ class MelFormat:
         stft, inverse, bands = self._transform
         if config.phase == "fgla":
             recovery = Recovery(Polish(stft, iterations))
-        else:
+        elif config.phase == "pghi":
             recovery = Recovery(Polish(stft, iterations, ACCELERATED, MONO_SHARE, bands), config.window_std)
+        else:
+            if self._network is None:
+                raise ConfigError('format.phase = "learned" needs a network', "`dualdiff format train` makes one")
+            edges = Edges(*self._network, stft, config.window_std)
+            recovery = Recovery(Polish(stft, iterations, GENTLE, 0.0, bands), starter=edges.start)
         waveforms = []
         for index, item in enumerate(sample):
 
@@ -180,7 +216,7 @@ class MelFormat:
         """The way back: its transform, the matrix (F, its bins) from mel to linear magnitudes, mel bands on it."""
         config = self.config
         length = config.n_fft
-        if config.phase == "pghi":
+        if config.phase != "fgla":
             length = min(2 ** math.ceil(math.log2(2 * DECODE_STDS * config.window_std)), config.n_fft)
         stft = Stft(cut(self.window, length // 2), length, config.hop_length, self.device)
         inverse = mel_inverse(self.filters, length).to(self.device)

@@ -29,6 +29,9 @@ MAX_CELLS = 6_000_000
 Source = Callable[[int, int], Target]
 """What the spectra of the frames `first` to `last` should be: long spectrograms need not be in memory as a whole."""
 
+Starter = Callable[[Tensor, Tensor | None, torch.Generator, bool], Tensor]
+"""Another `Recovery.start`."""
+
 
 @dataclass(frozen=True)
 class Recovery:
@@ -37,10 +40,14 @@ class Recovery:
     polish: Polish
     window_std: float | None = None
     """Standard deviation of the (nearly Gaussian) window, audio samples, to start from integrated phases; or None."""
+    starter: Starter | None = None
+    """What else finds the start."""
 
     def start(self, magnitudes: Tensor, known: Tensor | None, generator: torch.Generator, circular: bool) -> Tensor:
         """Unit spectra to start from, (1, N, F), shared by both channels; `known` spectra (1, K, F) come first."""
         frames, bins = magnitudes.shape[1:]
+        if self.starter is not None:
+            return self.starter(magnitudes, known, generator, circular)
         if self.window_std is None:
             field = torch.view_as_complex(torch.randn(frames, bins, 2, generator=generator)).to(magnitudes.device)
             return with_magnitude(field)[None]
