@@ -202,5 +202,10 @@ def _varied_recipe(order: Order, settings: Mapping[str, Any], numbers: Numbers, 
         strength=numbers.strength if "strength" in order else request.strength,
     )
     requests = [replace(request, seed=request.seed + index) for index in range(numbers.count)]
-    changes = "-".join(slug(f"{flag}{value}") for flag, value in (told or musical).items() if flag != "count")
+    changes = "-".join(slug(f"{flag}{_short(value)}") for flag, value in (told or musical).items() if flag != "count")
     return named(requests, str(order.get("name", f"{path.stem}-{changes}"[:MAX_STEM].rstrip("-"))))
+
+
+def _short(value: Any) -> str:
+    """A value of a flag, as it may stand in a file name."""
+    return f"{value:g}" if isinstance(value, float) else "+".join(value) if isinstance(value, list) else str(value)
