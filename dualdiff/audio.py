@@ -17,7 +17,7 @@ from types import TracebackType
 import soundfile
 import torch
 
-from dualdiff import containers, vorbis
+from dualdiff import containers, looppoints, vorbis
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.types import Waveform
 from dualdiff.waveforms import (
@@ -59,7 +59,7 @@ WRITABLE = {  # suffix: (format, subtype) of libsndfile
 }
 _TAGS = ("title", "artist", "album", "comment", "genre", "date", "tracknumber", "software")
 _OWN_TAGS = {"WAV": containers.append_wave_tags, "MP3": containers.prepend_id3_tags}  # where libsndfile's are broken
-_MORE_TAGS = ("game",)  # which libsndfile does not give
+_MORE_TAGS = ("game", "loopstart", "looplength")  # which libsndfile does not give
 _MEND = "fetch or convert the file again, or take it out"
 _GUESSED = 0.01  # share of an MP3's length that may be missing: without an index, libsndfile guesses it from the size
 _ENDLESS = 1 << 40  # frames; libsndfile gives 2^63 - 1 where the length is unknown
@@ -302,10 +302,12 @@ def write(
     artist: str = "",
     album: str = "",
     bitrate_kbps: float | None = None,
+    loop: tuple[int, int] | None = None,
 ) -> None:
     """Write (C, T) as .flac or .wav (24 bit), .ogg, .mp3 or .opus, by the suffix, atomically, with tags.
 
-    `bitrate_kbps` asks mp3 and opus for about that rate. The comment may hold a recipe of any length.
+    `bitrate_kbps` asks mp3 and opus for about that rate. The comment may hold a recipe of any length. `loop` is where
+    a loop starts and how long it is, samples: tags LOOPSTART and LOOPLENGTH, or a `smpl` chunk; not in mp3.
 
     Raises:
         DataError: there are no samples, or they are not finite, or would clip in a 24-bit file.
@@ -318,13 +320,23 @@ def write(
             f"one of {' '.join(WRITABLE)}",
         )
     _refuse_unwritable(path, waveform)
+    if loop is not None and path.suffix.lower() not in looppoints.LOOPING:
+        raise DualdiffError(
+            f"{path} cannot be written: {path.suffix} cannot loop without a gap",
+            f"one of {' '.join(looppoints.LOOPING)}",
+        )
     temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.tmp{path.suffix.lower()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb"):  # so that a folder that cannot be written to says why
             pass
         tags = {"title": title, "comment": comment, "artist": artist, "album": album}
-        _encode(temporary, waveform, sample_rate, {name: text for name, text in tags.items() if text}, bitrate_kbps)
+        tags = {name: text for name, text in tags.items() if text}
+        if loop is not None and temporary.suffix != ".wav":
+            tags = looppoints.placeholders(*loop) | tags
+        _encode(temporary, waveform, sample_rate, tags, bitrate_kbps)
+        if loop is not None:
+            looppoints.write_loop(temporary, *loop, sample_rate)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -132,9 +132,14 @@ def append_wave_tags(path: Path, tags: dict[str, str]) -> None:
     """Add tags (keys title, comment, artist, album) to the end of a WAV file that has none, as one LIST INFO chunk."""
     keys = {name: key for key, name in _INFO_NAMES.items()}
     content = b"INFO" + b"".join(_chunk(keys[name].encode(), text.encode() + b"\0") for name, text in tags.items())
+    append_wave_chunk(path, b"LIST", content)
+
+
+def append_wave_chunk(path: Path, name: bytes, content: bytes) -> None:
+    """Add a chunk to the end of a WAV file."""
     with open(path, "r+b") as file:
         length = file.seek(0, 2)
-        file.write(b"\0" * (length % 2) + _chunk(b"LIST", content))
+        file.write(b"\0" * (length % 2) + _chunk(name, content))
         length = file.tell()
         file.seek(4)
         file.write(struct.pack("<I", length - 8))
