@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from dualdiff import audio
 from dualdiff.errors import DataError, DualdiffError, UsageError
 from dualdiff.files import is_file_name, sha256_of, write_json_atomically
 from dualdiff.pipeline import Clip, Pipeline
-from dualdiff.recipe import CHANGED, SIDECAR, read_recipe, wanted
-from dualdiff.request import GenerateConfig, Given, Request
+from dualdiff.recipe import CHANGED, SIDECAR, Wanted, read_recipe, wanted
+from dualdiff.request import MAX_LENGTH_S, GenerateConfig, Given, Request, Rewrite
 
 LONGEST_NAME = 80
 """The games' share of a file name, in letters."""
@@ -43,19 +43,30 @@ class Job:
         return f"{self.stem}.{self.kind}"
 
 
-def given(path: Path, pipeline: Pipeline, length_s: float | None = None) -> Given:
+def given(path: Path, pipeline: Pipeline, length_s: float | None = None, keep: bool = False) -> Given:
     """Audio to make a clip from, at the model's rate and loudness; only its beginning where a length is given.
 
+    To `keep` a part of it, it is there as it was, too: at its own rate, or the model's if that is higher.
+
     Raises:
-        DataError: the file is not audio that can be read, or is silent.
+        DataError: the file is not audio that can be read, is silent, or is longer than a clip can be.
     """
-    rate = pipeline.format.sample_rate
+    info, rate = audio.probe(path), pipeline.format.sample_rate
+    if min(info.duration_s, length_s or math.inf) > MAX_LENGTH_S:
+        raise DataError(f"{path} lasts {info.duration_s:.0f} s, too long", f"{MAX_LENGTH_S:g} s at most: cut it")
     waveform = audio.read(path, sample_rate=rate, duration_s=length_s)
     loudness = audio.loudness_lufs(waveform, rate)
     if not math.isfinite(loudness):
         raise DataError(f"{path} is silent: there is nothing to make a clip from", "name a clip with music in it")
-    levelled = audio.gain_to(waveform, loudness, pipeline.format.config.loudness_lufs)
-    return Given(waveform=levelled, file=path.name, sha256=sha256_of(path))
+    wanted_lufs = pipeline.format.config.loudness_lufs
+    levelled = audio.gain_to(waveform, loudness, wanted_lufs)
+    source = Given(waveform=levelled, file=path.name, sha256=sha256_of(path))
+    if not keep:
+        return source
+    own_rate = max(info.sample_rate, rate)
+    original = waveform if own_rate == rate else audio.read(path, sample_rate=own_rate)
+    gain = 10 ** ((wanted_lufs - loudness) / 20)
+    return replace(source, original=audio.below_full_scale(original), original_rate=own_rate, gain=gain)
 
 
 def named(requests: Sequence[Request], stem: str = "") -> list[Job]:
@@ -92,7 +103,7 @@ def write_clip(path: Path, clip: Clip, sidecar: bool = False) -> None:
     wanted_games = [game for game, weight in clip.recipe["games"].items() if weight > 0]
     title = " + ".join(wanted_games)[:LONGEST_NAME] or "any game"
     comment = json.dumps(clip.recipe, ensure_ascii=False)
-    audio.write(path, clip.waveform, clip.sample_rate, title=title, artist="dualdiff", comment=comment)
+    audio.write(path, clip.waveform, clip.sample_rate, title=title, artist="dualdiff", comment=comment, loop=clip.loop)
     if sidecar:
         facts = {
             "file": path.name,
@@ -150,13 +161,19 @@ def again(path: Path, pipeline: Pipeline, file_format: str | None = None) -> Job
             raise DataError(told, f"name the folder of that {what} with {flag}" if made_with else f"leave {flag} out")
     kind = path.suffix[1:].lower()
     asked = wanted(recipe, str(path), file_format or (GenerateConfig().file_format if kind == SIDECAR[1:] else kind))
+    facts, sources = asked.facts, _sources(path, asked, pipeline)
+    rewritten = sources.get("rewrite")
     request = Request(
         games=asked.games,
-        length_s=asked.facts.length_s,
-        seed=asked.facts.seed,
+        length_s=facts.length_s,
+        seed=facts.seed,
         config=asked.config,
-        init=_varied(path, asked.init_file, asked.init_sha256, pipeline, asked.facts.length_s),
-        strength=asked.facts.strength,
+        init=sources.get("init"),
+        morph=sources.get("morph"),
+        rewrite=None if rewritten is None else Rewrite(clip=rewritten, start_s=facts.start_s, end_s=facts.end_s),
+        strength=facts.strength,
+        loop=facts.loop,
+        intro_s=facts.intro_s,
     )
     return Job(f"{path.stem}-again", request, recipe)
 
@@ -165,16 +182,21 @@ def _named(what: str, content_hash: Any) -> str:
     return f"the {what} {str(content_hash)[:12]}" if content_hash else f"no {what}"
 
 
-def _varied(path: Path, name: str, sha256: str, pipeline: Pipeline, length_s: float) -> Given | None:
-    """The clip that a recipe varies: the file of that name and content."""
-    if not sha256:
-        return None
-    if not is_file_name(name):
-        raise DataError(f'{path}: the recipe in its tags varies a clip called "{name}", which is no file name', CHANGED)
-    for folder in (path.parent, Path()):
-        if (folder / name).is_file() and sha256_of(folder / name) == sha256:
-            return given(folder / name, pipeline, length_s)
-    raise DataError(
-        f"{path} is a variation of {name}, which is neither beside it nor here, or has changed",
-        f"put {name} beside it, as it was",
-    )
+def _sources(path: Path, asked: Wanted, pipeline: Pipeline) -> dict[str, Given]:
+    """The clips that a recipe is made from: the files of that name and content."""
+    found = {}
+    for key, (name, sha256) in asked.sources.items():
+        if not is_file_name(name):
+            raise DataError(
+                f'{path}: the recipe in its tags is made from a clip called "{name}", which is no file name', CHANGED
+            )
+        here = [folder / name for folder in (path.parent, Path()) if (folder / name).is_file()]
+        same = [place for place in here if sha256_of(place) == sha256]
+        if not same:
+            raise DataError(
+                f"{path} is made from {name}, which is neither beside it nor here, or has changed",
+                f"put {name} beside it, as it was",
+            )
+        keep = key == "rewrite"
+        found[key] = given(same[0], pipeline, None if keep else asked.facts.length_s, keep)
+    return found

@@ -4,6 +4,7 @@ An order is a table of flags by their names without dashes; what is not said is 
 by the same code, and an error names the flag, or the file and line of the row.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from dualdiff.errors import ConfigError, UsageError
 from dualdiff.files import is_file_name
 from dualdiff.games import parse_games
 from dualdiff.pipeline import Pipeline
-from dualdiff.request import GenerateConfig, Request
+from dualdiff.request import MAX_INTRO_S, MAX_LENGTH_S, GenerateConfig, Request, Rewrite
 
 Order = Mapping[str, Any]
 """Flags by name: {"game": ["A:0.7", "B:0.3"], "length": 45.0}."""
@@ -47,6 +48,7 @@ class Numbers:
     count: int = setting(1, "how many clips, with seeds that count up", minimum=1, maximum=100_000)
     steps_between: int = setting(5, "clips of a sweep, from one game to the other", minimum=2, maximum=1000)
     strength: float = setting(VARIATION_STRENGTH, "how far a variation strays", above=0, maximum=1)
+    intro: float = setting(0.0, "length of a lead-in before the loop, seconds", above=0, maximum=MAX_INTRO_S)
 
 
 def settings_of(order: Order) -> dict[str, Any]:
@@ -108,8 +110,14 @@ def jobs_of(order: Order, pipeline: Pipeline, config: GenerateConfig, changed: M
     if "from" in order:
         return _varied_recipe(order, settings, numbers, pipeline)
     request = Request(config=_over(config, settings), length_s=settings.get("length_s", config.length_s))
-    if "init" in order:
-        length_s = settings.get("length_s") or min(audio.probe(order["init"]).duration_s, MAX_OF_A_SOURCE_S)
+    starts = [order["init"]] if "init" in order else list(order.get("morph", ()))
+    if starts:
+        lasts_s = min(audio.probe(path).duration_s for path in starts)
+        length_s = settings.get("length_s") or min(lasts_s, MAX_OF_A_SOURCE_S)
+        if "morph" in order and length_s > lasts_s:
+            raise UsageError(
+                f"--length: {length_s:g} s is longer than the shorter of both clips, {lasts_s:.2f} s", "leave it out"
+            )
         request = replace(request, length_s=length_s)
     request = _with_source(request, order, numbers, pipeline)
     return named(_series(request, order, numbers, pipeline), order.get("name", ""))
@@ -117,7 +125,7 @@ def jobs_of(order: Order, pipeline: Pipeline, config: GenerateConfig, changed: M
 
 def _numbers(order: Order) -> Numbers:
     said: dict[str, Any] = {}
-    for flag in ("seed", "count", "steps-between", "strength"):
+    for flag in ("seed", "count", "steps-between", "strength", "intro"):
         if flag in order:
             key = flag.replace("-", "_")
             _built(Numbers, {key: order[flag]}, flag)
@@ -125,12 +133,27 @@ def _numbers(order: Order) -> Numbers:
     return Numbers(**said)
 
 
+MADE_FROM = ("init", "morph", "extend", "inpaint")
+"""Flags that name a clip to work on."""
+
+APART = (
+    ("sweep", "game"),
+    *(("from", flag) for flag in ("sweep", "loop", "intro", *MADE_FROM)),
+    *((one, other) for place, one in enumerate(MADE_FROM) for other in MADE_FROM[place + 1 :]),
+    *(("loop", flag) for flag in ("morph", "extend", "inpaint")),
+    *((flag, of_all) for flag in ("extend", "inpaint") for of_all in ("length", "loudness")),
+)
+"""Flags that make no sense together."""
+
+
 def _refuse_together(order: Order) -> None:
-    if "strength" in order and not {"init", "from"} & order.keys():
+    if "strength" in order and not {"from", *MADE_FROM} & order.keys():
         raise UsageError("a strength needs a clip to vary", "name one with --init")
     if "steps-between" in order and "sweep" not in order:
         raise UsageError("--steps-between needs a sweep", 'name two games, as in --sweep "A..B"')
-    for one, other in (("sweep", "game"), ("from", "init"), ("from", "sweep")):
+    if "intro" in order and "loop" not in order:
+        raise UsageError("--intro leads into a loop", "say --loop too")
+    for one, other in APART:
         if one in order and other in order:
             raise UsageError(f"--{one} and --{other} cannot stand together", "leave one of them out")
     if "name" in order and not is_file_name(str(order["name"])):
@@ -147,9 +170,40 @@ def _over(config: GenerateConfig, settings: Mapping[str, Any]) -> GenerateConfig
 
 
 def _with_source(request: Request, order: Order, numbers: Numbers, pipeline: Pipeline) -> Request:
+    request = replace(request, loop=bool(order.get("loop")), intro_s=numbers.intro)
+    if "extend" in order or "inpaint" in order:
+        rewrite = _rewrite(order, pipeline)
+        length_s = max(rewrite.end_s, rewrite.clip.original.shape[-1] / rewrite.clip.original_rate)
+        strength = numbers.strength if "strength" in order else 1.0
+        return replace(request, rewrite=rewrite, length_s=length_s, strength=strength)
+    if "morph" in order:
+        one, other = (given(path, pipeline, request.length_s) for path in order["morph"])
+        return replace(request, init=one, morph=other, strength=numbers.strength)
     if "init" not in order:
         return request
     return replace(request, init=given(order["init"], pipeline, request.length_s), strength=numbers.strength)
+
+
+def _rewrite(order: Order, pipeline: Pipeline) -> Rewrite:
+    """What --extend or --inpaint asks for; the numbers are checked before the clip is read."""
+    if "extend" in order:
+        path, more_s = order["extend"]
+        if not 0 < more_s <= MAX_LENGTH_S:
+            raise UsageError(f"--extend: {more_s:g} seconds cannot be", f"above 0, at most {MAX_LENGTH_S:g}")
+        clip = given(path, pipeline, keep=True)
+        lasts_s = clip.original.shape[-1] / clip.original_rate
+        return Rewrite(clip=clip, start_s=lasts_s, end_s=lasts_s + more_s)
+    path, text = order["inpaint"]
+    low, colon, high = str(text).partition(":")
+    lasts_s = audio.probe(path).duration_s
+    try:
+        start_s, end_s = float(low or 0), float(high or lasts_s)
+    except ValueError:
+        start_s, end_s = math.nan, math.nan
+    if not colon or not 0 <= start_s < end_s <= lasts_s:
+        problem = f'--inpaint: "{text}" is no range START:END within {path}, which lasts {lasts_s:.2f} s'
+        raise UsageError(problem, "both in seconds, such as 10:15; one may be left out")
+    return Rewrite(clip=given(path, pipeline, keep=True), start_s=start_s, end_s=end_s)
 
 
 def _series(request: Request, order: Order, numbers: Numbers, pipeline: Pipeline) -> list[Request]:

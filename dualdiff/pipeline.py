@@ -18,17 +18,27 @@ from dualdiff.device import compile_in_place, machine_name, room_for, select_dev
 from dualdiff.diffusion.canvas import Known, lay_out, windowed
 from dualdiff.diffusion.denoiser import Denoise, Denoiser, autoguided, guided
 from dualdiff.diffusion.sampler import SAMPLERS, draw_noise, sigma_schedule
+from dualdiff.edits import FADE_S, morphed, spliced, stretch
 from dualdiff.errors import DataError, UsageError, did_you_mean
+from dualdiff.formats import Continuing
+from dualdiff.formats.stft import reflected
+from dualdiff.models.pieces import in_pieces
 from dualdiff.progress import Progress, silent
 from dualdiff.recipe import sealed
-from dualdiff.request import GenerateConfig, Given, Request, hash_of_samples
+from dualdiff.request import GenerateConfig, Given, Request, Rewrite, hash_of_samples
 from dualdiff.seeding import Stream
 from dualdiff.store import SIGMA_DATA, Model, load_model
-from dualdiff.types import Latents, Quality, Waveform
+from dualdiff.types import Latents, Quality, Sample, Waveform
 
 DECODE_STEPS = 6
 """What decoding a clip costs, in steps of the sampler, roughly: for the progress shown."""
 
+
+PIECE = 256
+"""Columns of latents that go through the VAE at once: some 16 s."""
+
+MARGIN_FRAMES = 5
+"""Frames farther than this from what is new see nothing of it, nearly."""
 
 DEFAULT_CROP_COLUMNS = 640
 """Of models that do not say what crops they were trained on: 41 s."""
@@ -48,6 +58,8 @@ class Clip:
     waveform: Waveform
     sample_rate: int
     recipe: Mapping[str, Any]
+    loop: tuple[int, int] | None = None
+    """Where its loop starts and how long it is, samples."""
 
 
 class Pipeline:
@@ -109,12 +121,27 @@ class Pipeline:
         columns = int(self.model.facts.get("crop_columns", DEFAULT_CROP_COLUMNS))
         return max(columns // self.column_multiple, 1) * self.column_multiple
 
+    @property
+    def column(self) -> int:
+        """Audio samples per column of latents."""
+        return int(self.model.vae_model.vae.reduction * self.format.hop_length)
+
     def encode(self, waveform: Waveform) -> Latents:
         """A waveform (2, T) at the format's rate to normalised latents (1, C, F, N), padded to whole multiples."""
         frames = -(-self.format.num_frames(waveform.shape[-1]) // self.frame_multiple) * self.frame_multiple
         missing = self.format.num_samples(frames) - waveform.shape[-1]
-        padded = torch.nn.functional.pad(waveform, (0, missing))[None].to(self.device)
-        return self.model.space.normalise(self.model.vae_model.encode(self.format.encode(padded)))
+        return self._latents(self.format.encode(torch.nn.functional.pad(waveform, (0, missing))[None].to(self.device)))
+
+    def _latents(self, sample: Sample) -> Latents:
+        vae = self.model.vae_model
+        piece = PIECE * vae.vae.reduction
+        return self.model.space.normalise(in_pieces(vae.encode, sample, piece=piece, context=vae.context_frames))
+
+    def _sample(self, latents: Latents, circular: bool = False) -> Sample:
+        vae = self.model.vae_model.vae
+        with torch.inference_mode():
+            restored = self.model.space.restore(latents)
+            return in_pieces(vae.decode, restored, piece=PIECE, context=vae.decoder_context, circular=circular)
 
     def decode(
         self,
@@ -125,8 +152,7 @@ class Pipeline:
         progress: Progress = silent,
     ) -> Waveform:
         """Normalised latents (1, C, F, N) to a waveform (2, T) at the format's loudness, on the CPU."""
-        with torch.inference_mode():
-            sample = self.model.vae_model.vae.decode(self.model.space.restore(latents))
+        sample = self._sample(latents, circular)
         return self.format.decode(sample, seed=seed, quality=quality, circular=circular, progress=progress)[0].cpu()
 
     def generate(
@@ -138,13 +164,15 @@ class Pipeline:
         config: GenerateConfig | None = None,
         init: Waveform | None = None,
         strength: float = 1.0,
+        loop: bool = False,
         progress: Progress = silent,
     ) -> Clip:
         """Write one clip for a weighted mix of games (none: the unconditional model).
 
         The clip depends on the model, the arguments and nothing else: its noise has a generator of its own. With
         `init`, a waveform (2, T) at the format's rate and loudness, the clip is a variation of it; `strength` from
-        above 0 (nearly the same) to 1 (nearly free) says from which noise level it starts. `progress` hears of it.
+        above 0 (nearly the same) to 1 (nearly free) says from which noise level it starts. A `loop` leads back to its
+        beginning, and is as long as its latents. `progress` hears of it.
 
         Raises:
             UsageError: an unknown game, weights that sum to zero, a length or strength that cannot be.
@@ -156,6 +184,7 @@ class Pipeline:
             config=config or GenerateConfig(),
             init=None if init is None else Given.of(init),
             strength=strength,
+            loop=loop,
         )
         return next(self.render([request], progress))
 
@@ -181,14 +210,95 @@ class Pipeline:
         """
         if len({self._kind(request) for request in requests}) > 1:
             raise ValueError("a batch is of one length and one kind")
-        steps = requests[0].config.steps
+        if requests[0].rewrite is not None:
+            yield from (self._rewritten(own, own.rewrite, progress) for own in requests if own.rewrite is not None)
+            return
+        steps, loop = requests[0].config.steps, requests[0].loop
         total = steps + DECODE_STEPS * len(requests)
-        latents = self.sample(requests, progress=_share(progress, 0, steps, total))
+        latents = self.sample(requests, ring=loop, progress=_share(progress, 0, steps, total))
         for index, request in enumerate(requests):
             told = _share(progress, steps + DECODE_STEPS * index, DECODE_STEPS, total)
             seed, quality = Stream(request.seed).seed_for("phase"), request.config.quality
-            waveform = self.decode(latents[index : index + 1], seed, quality, progress=told)
-            yield self._finished(request, waveform[:, : round(request.length_s * self.format.sample_rate)])
+            own = latents[index : index + 1]
+            waveform = self.decode(own, seed, quality, loop, progress=told)
+            if not loop:
+                yield self._finished(request, waveform[:, : round(request.length_s * self.format.sample_rate)])
+            elif not request.intro_s:
+                yield self._finished(request, waveform, (0, waveform.shape[-1]))
+            else:
+                whole, start = self._with_intro(request, own, waveform)
+                yield self._finished(request, whole, (start, waveform.shape[-1]))
+
+    def _with_intro(self, request: Request, loop: Latents, waveform: Waveform) -> tuple[Waveform, int]:
+        """A loop (1, C, F, N), (2, T), behind a lead-in: the whole, and where the loop starts in it.
+
+        The lead-in is what may come before the loop's beginning, which is known. It goes over into the beginning within
+        a moment that is played once: the loop starts behind it, and so ends with it, as it was.
+        """
+        asked = round(request.intro_s * self.format.sample_rate)
+        lead = -(-asked // self.column)
+        multiple = self.column_multiple
+        columns = -(-(lead + max(self.longest - lead, self.longest // 4)) // multiple) * multiple
+        places = torch.arange(columns - lead) % loop.shape[-1]
+        latents = torch.cat([loop.new_zeros(*loop.shape[:-1], lead), loop[..., places.to(loop.device)]], -1)
+        kept = (torch.arange(columns) >= lead).float().to(self.device)
+        sampled = self.sample([request], known=Known(latents, kept), purpose="intro")
+        start, fade = lead * self.column, round(FADE_S * self.format.sample_rate)
+        length = self.format.num_samples(columns * self.model.vae_model.vae.reduction)
+        goes_on = waveform[:, torch.arange(length - start) % waveform.shape[-1]]
+        known = torch.cat([waveform.new_zeros(2, start), goes_on], -1)
+        fresh = self._filled(self._sample(sampled), known, 0, start, request)
+        weight = torch.linspace(0, 1, fade + 2)[1:-1]
+        over = torch.lerp(fresh[:, start : start + fade], waveform[:, :fade], weight)
+        lead_in = torch.cat([fresh[:, start - asked : start], over], -1)
+        return torch.cat([lead_in, waveform.roll(-fade, -1)], -1), lead_in.shape[-1]
+
+    def _rewritten(self, request: Request, rewrite: Rewrite, progress: Progress) -> Clip:
+        """A given clip, a part of it written anew: what is kept of it is the clip itself, at its own rate and level."""
+        given, rate = rewrite.clip, self.format.sample_rate
+        total = given.waveform.shape[-1]
+        first, last = round(rewrite.start_s * rate), round(rewrite.end_s * rate)
+        seen = stretch(
+            first,
+            last,
+            total,
+            column=self.column,
+            second=rate,
+            longest=self.longest,
+            multiple=self.column_multiple,
+        )
+        length = self.format.num_samples(seen.columns * self.model.vae_model.vae.reduction)
+        part = given.waveform[:, seen.start : seen.start + length]
+        # where the clip ends, it goes on backwards: else its last latents would say that the music stops
+        goes_on = reflected(part, length - part.shape[-1])[:, length - part.shape[-1] :] if part.numel() else part
+        known = self._latents(self.format.encode(goes_on[None].to(self.device)))
+        steps = request.config.steps
+        latents = self.sample(
+            [request],
+            known=Known(known, seen.kept.to(self.device)),
+            progress=_share(progress, 0, steps, steps + DECODE_STEPS),
+        )
+        stop = min(last - seen.start, length) if last < total else length
+        told = _share(progress, steps, DECODE_STEPS, steps + DECODE_STEPS)
+        fresh = self._filled(self._sample(latents), goes_on, first - seen.start, stop, request, told)
+        waveform = spliced(given, fresh, seen.start, rate, rewrite.start_s, rewrite.end_s)
+        return self._finished(request, waveform, rate=given.original_rate)
+
+    def _filled(
+        self, sample: Sample, known: Waveform, start: int, stop: int, request: Request, progress: Progress = silent
+    ) -> Waveform:
+        """`known` (2, T), its samples `start` to `stop` made from a sample (1, 2, F, N); on the CPU.
+
+        Frames that see only known audio are its own.
+        """
+        seed, quality = Stream(request.seed).seed_for("phase"), request.config.quality
+        if not isinstance(self.format, Continuing):
+            return self.format.decode(sample, seed=seed, quality=quality, progress=progress)[0].cpu()
+        own, margin = self.format.encode(known[None].to(self.device)), MARGIN_FRAMES * self.format.hop_length
+        centres = torch.arange(sample.shape[-1], device=sample.device) * self.format.hop_length
+        outside = (centres <= start - margin) | (centres >= stop + margin)
+        whole = torch.where(outside, own[..., : sample.shape[-1]], sample)
+        return self.format.go_on(whole, known, start, stop, seed=seed, quality=quality, progress=progress).cpu()
 
     def sample(
         self,
@@ -196,6 +306,7 @@ class Pipeline:
         *,
         ring: bool = False,
         known: Known | None = None,
+        purpose: str = "noise",
         progress: Progress = silent,
     ) -> Latents:
         """The normalised latents (B, C, F, N) of requests of one kind: all sampling goes through here.
@@ -207,9 +318,9 @@ class Pipeline:
         first = requests[0]
         labels = self._labels(requests)
         sigmas = self._sigmas(first.config, first.strength)
-        shape = self._shape(first)
+        shape = self._shape(first) if known is None else known.latents.shape[1:]
         streams = [Stream(request.seed) for request in requests]
-        noise = draw_noise([stream.torch("noise") for stream in streams], shape, self.device)
+        noise = draw_noise([stream.torch(purpose) for stream in streams], shape, self.device)
         known = known or self._varied(requests, shape[-1])
         canvas = lay_out(shape[-1], longest=self.longest, multiple=self.column_multiple, ring=ring)
         denoise = windowed(self._guided(labels, first.config), canvas, streams, known)
@@ -225,9 +336,12 @@ class Pipeline:
             return autoguided(self._denoiser, worse, labels, config.cfg_scale, interval)
         return guided(self._denoiser, labels, config.cfg_scale, interval)
 
-    def _finished(self, request: Request, waveform: Waveform) -> Clip:
-        rate = self.format.sample_rate
-        waveform = audio.levelled(waveform, rate, request.config.loudness_lufs)
+    def _finished(
+        self, request: Request, waveform: Waveform, loop: tuple[int, int] | None = None, rate: int = 0
+    ) -> Clip:
+        if not rate:
+            rate = self.format.sample_rate
+            waveform = audio.levelled(waveform, rate, request.config.loudness_lufs)
         recipe = {
             "dualdiff": __version__,
             "model": self.model.unet_hash,
@@ -240,20 +354,23 @@ class Pipeline:
             "torch": torch.__version__,
             "waveform": hash_of_samples(waveform),
         }
-        return Clip(waveform, rate, sealed(recipe))
+        return Clip(waveform, rate, sealed(recipe), loop)
 
     def _kind(self, request: Request) -> tuple[Any, ...]:
         """What the requests of one batch share."""
         config = replace(request.config, **{name: getattr(DEFAULTS, name) for name in NOT_SAMPLED})
-        return self._shape(request), config, request.init is not None, request.strength
+        sources = request.init is not None, request.morph is not None, request.rewrite is not None
+        return self._shape(request), config, sources, request.strength, request.loop, request.intro_s
 
     def _shape(self, request: Request) -> tuple[int, int, int]:
         """(C, F, N) of the latents of a request: long enough for its length, and a whole multiple."""
-        samples = round(request.length_s * self.format.sample_rate)
+        samples, vae = round(request.length_s * self.format.sample_rate), self.model.vae_model.vae
+        if request.loop:  # as long as its columns
+            return vae.config.latent_channels, len(vae.latent_frequencies), max(1, round(samples / self.column))
         frames = max(self.format.num_frames(samples), 1)
         while self.format.num_samples(frames) < samples:
             frames += 1
-        multiple, vae = self.frame_multiple, self.model.vae_model.vae
+        multiple = self.frame_multiple
         columns = -(-frames // multiple) * multiple // vae.reduction
         return vae.config.latent_channels, len(vae.latent_frequencies), columns
 
@@ -296,12 +413,14 @@ class Pipeline:
 
     def _varied(self, requests: Sequence[Request], columns: int) -> Known | None:
         """What variations start from: their clips' latents, cut or followed by zeros to so many columns."""
-        given = [self.encode(request.init.waveform)[..., :columns] for request in requests if request.init is not None]
-        if not given:
-            return None
-        return Known(
-            torch.cat([torch.nn.functional.pad(latents, (0, columns - latents.shape[-1])) for latents in given])
-        )
+        given = [self._started(request, columns) for request in requests if request.init is not None]
+        return Known(torch.cat(given)) if given else None
+
+    def _started(self, request: Request, columns: int) -> Latents:
+        sources = [source for source in (request.init, request.morph) if source is not None]
+        cut = [self.encode(source.waveform)[..., :columns] for source in sources]
+        cut = [torch.nn.functional.pad(latents, (0, columns - latents.shape[-1])) for latents in cut]
+        return morphed(*cut) if len(cut) == 2 else cut[0]
 
 
 def _share(progress: Progress, before: float, share: float, whole: float) -> Progress:

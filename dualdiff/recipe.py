@@ -14,7 +14,7 @@ from dualdiff import audio
 from dualdiff.config import Source, build, setting
 from dualdiff.errors import ConfigError, DataError
 from dualdiff.files import hash_of
-from dualdiff.request import MAX_LENGTH_S, NOT_OF_THE_MUSIC, SHORTEST_S, GenerateConfig
+from dualdiff.request import MAX_INTRO_S, MAX_LENGTH_S, NOT_OF_THE_MUSIC, SHORTEST_S, GenerateConfig
 from dualdiff.store import read_json
 
 CHECK = "check"
@@ -31,8 +31,11 @@ LONGEST = 1 << 20
 REQUIRED = {"dualdiff", "model", "games", "seed", "length_s", CHECK}
 """What every recipe holds."""
 
-NOT_COMPARED = {"games", "init", "waveform", CHECK}
+NOT_COMPARED = {"games", "init", "morph", "rewrite", "waveform", CHECK}
 """Keys that are not named as a difference between two renderings: asked for, or what the difference is about."""
+
+SOURCES = {"init": ("strength",), "morph": (), "rewrite": ("strength", "start_s", "end_s")}
+"""What a clip may be made from, and what a recipe says beside each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,10 @@ class Facts:
     seed: int = setting(0, "the seed", minimum=0)
     length_s: float = setting(1.0, "length of the clip, seconds", minimum=SHORTEST_S, maximum=MAX_LENGTH_S)
     strength: float = setting(1.0, "how far a variation strays", above=0, maximum=1)
+    loop: bool = setting(False, "whether the clip is a loop")
+    intro_s: float = setting(0.0, "length of the lead-in before it, seconds", minimum=0, maximum=MAX_INTRO_S)
+    start_s: float = setting(0.0, "where a clip is written anew, seconds", minimum=0, maximum=MAX_LENGTH_S)
+    end_s: float = setting(0.0, "up to where, seconds", minimum=0, maximum=MAX_LENGTH_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +58,8 @@ class Wanted:
     games: dict[str, float]
     facts: Facts
     config: GenerateConfig
-    init_file: str = ""
-    init_sha256: str = ""
+    sources: dict[str, tuple[str, str]]
+    """Names and hashes of the files it is made from, by what they are to it: init, morph or rewrite."""
 
 
 def sealed(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,19 +106,20 @@ def wanted(recipe: Mapping[str, Any], where: str, file_format: str) -> Wanted:
         DataError: it asks for what cannot be.
     """
     known = {field.name for field in fields(GenerateConfig)} - set(NOT_OF_THE_MUSIC)
-    init = recipe.get("init")
-    table = {"seed": recipe["seed"], "length_s": recipe["length_s"]}
-    if init is not None:
-        table["strength"] = init.get("strength") if isinstance(init, dict) else None
+    made_from = {key: recipe[key] for key in SOURCES if recipe.get(key) is not None}
+    table = {key: recipe[key] for key in ("seed", "length_s", "loop", "intro_s") if key in recipe}
+    for key, source in made_from.items():
+        said = source if isinstance(source, dict) else {}
+        table |= {fact: said.get(fact) for fact in SOURCES[key]}
     settings = {name: value for name, value in recipe.items() if name in known}
     try:
         facts = build(Facts, table, Source(where))
         config = build(GenerateConfig, {**settings, "file_format": file_format}, Source(where))
     except ConfigError as error:
         raise DataError(f"the recipe in its tags cannot be: {error.message}", CHANGED) from error
-    named = (str(init.get("file")), str(init.get("sha256"))) if isinstance(init, dict) else ("", "")
+    sources = {key: (str(source.get("file")), str(source.get("sha256"))) for key, source in made_from.items()}
     games = _games_of(recipe["games"], where)
-    return Wanted(games=games, facts=facts, config=config, init_file=named[0], init_sha256=named[1])
+    return Wanted(games=games, facts=facts, config=config, sources=sources)
 
 
 def _games_of(games: Any, where: str) -> dict[str, float]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from dualdiff.config import setting
 from dualdiff.errors import UsageError
 from dualdiff.games import refuse_weights
@@ -17,6 +19,12 @@ MAX_LENGTH_S = 3600.0
 
 SHORTEST_S = 0.1
 """The shortest clip, seconds."""
+
+SHORTEST_LOOP_S = 1.0
+"""The shortest loop, seconds."""
+
+MAX_INTRO_S = 600.0
+"""The longest lead-in, seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,9 @@ class GenerateConfig:
             )
 
 
+NOTHING = torch.zeros(2, 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Given:
     """Audio that a clip is made from: (2, T) at the format's rate and loudness, and what names it in the recipe.
@@ -59,11 +70,46 @@ class Given:
     waveform: Waveform = field(compare=False, repr=False)
     file: str = ""
     sha256: str = ""
+    original: Waveform = field(default=NOTHING, compare=False, repr=False)
+    """The same as it was, (2, T) at `original_rate`; only of a clip of which a part is to stay as it is."""
+    original_rate: int = field(default=0, compare=False)
+    gain: float = field(default=1.0, compare=False)
+    """What brought the original to the format's loudness."""
 
     @classmethod
-    def of(cls, waveform: Waveform) -> "Given":
-        """Audio in memory, named by its samples."""
-        return cls(waveform=waveform, sha256=hash_of_samples(waveform))
+    def of(cls, waveform: Waveform, sample_rate: int = 0) -> "Given":
+        """Audio in memory, named by its samples; with the rate it has, parts of it may stay as they are."""
+        name = hash_of_samples(waveform)
+        return cls(waveform=waveform, sha256=name, original=waveform, original_rate=sample_rate)
+
+    def named(self) -> dict[str, Any]:
+        """What names it in a recipe."""
+        return {"file": self.file, "sha256": self.sha256}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewrite:
+    """A given clip of which the seconds `start_s` to `end_s` are written anew; they may begin where it ends."""
+
+    clip: Given
+    start_s: float
+    end_s: float
+
+    def __post_init__(self) -> None:
+        lasts_s = self.clip.original.shape[-1] / self.clip.original_rate
+        if not 0 <= self.start_s < self.end_s:
+            raise UsageError(
+                f"nothing lies between {self.start_s:g} and {self.end_s:g} s", "a range is START:END, in seconds"
+            )
+        if self.start_s > lasts_s:
+            raise UsageError(
+                f"{self.start_s:g} s lies outside of {self.clip.file or 'the clip'}, which lasts {lasts_s:.2f} s",
+                "name a range within it",
+            )
+        if not self.end_s <= MAX_LENGTH_S:
+            raise UsageError(
+                f"a clip of {self.end_s:g} s cannot be", f"a clip lasts {SHORTEST_S:g} to {MAX_LENGTH_S:g} seconds"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +128,21 @@ class Request:
     """What the clip is a variation of."""
     strength: float = 1.0
     """From which share of the noise a variation starts: above 0 (nearly the same) to 1 (nearly free)."""
+    morph: Given | None = None
+    """What a variation of `init` turns into from its beginning to its end."""
+    rewrite: Rewrite | None = None
+    """Another clip, of which a part is written anew."""
+    loop: bool = False
+    """Whether the end leads back to the beginning."""
+    intro_s: float = 0.0
+    """How long a lead-in comes before the loop, seconds."""
 
     def __post_init__(self) -> None:
         if not SHORTEST_S <= self.length_s <= MAX_LENGTH_S:
             raise UsageError(
                 f"a length of {self.length_s:g} s cannot be", f"a clip lasts {SHORTEST_S:g} to {MAX_LENGTH_S:g} seconds"
             )
-        if self.init is None and self.strength != 1.0:
+        if self.init is None and self.rewrite is None and self.strength != 1.0:
             raise UsageError("a strength needs a clip to vary", "name one with --init")
         if not 0 < self.strength <= 1:
             raise UsageError(
@@ -96,6 +150,23 @@ class Request:
                 "it is above 0 (nearly the same) and at most 1 (nearly free)",
             )
         refuse_weights(self.games)
+        self._refuse_what_does_not_fit()
+
+    def _refuse_what_does_not_fit(self) -> None:
+        if self.rewrite is not None and (self.loop or self.init is not None):
+            raise UsageError(
+                "a clip of which a part is written anew is neither a loop nor a variation", "do one of both"
+            )
+        if self.morph is not None and (self.loop or self.init is None):
+            raise UsageError("what goes from one clip to another is no loop, and begins with a clip", "leave one out")
+        if self.loop and self.length_s < SHORTEST_LOOP_S:
+            raise UsageError(f"a loop of {self.length_s:g} s cannot be", f"a loop lasts {SHORTEST_LOOP_S:g} s or more")
+        if self.loop and self.config.file_format == "mp3":
+            raise UsageError("an mp3 file cannot loop without a gap", "take --format flac, ogg or wav")
+        if self.intro_s and not self.loop:
+            raise UsageError("an intro leads into a loop", "say --loop too")
+        if not 0 <= self.intro_s <= MAX_INTRO_S:
+            raise UsageError(f"an intro of {self.intro_s:g} s cannot be", f"it lasts 0 to {MAX_INTRO_S:g} s")
 
     def facts(self) -> dict[str, Any]:
         """The request as JSON values: the larger part of a recipe."""
@@ -103,7 +174,14 @@ class Request:
         facts = {"games": dict(self.games), "length_s": self.length_s, "seed": self.seed}
         facts |= {key: value for key, value in settings.items() if key not in NOT_OF_THE_MUSIC}
         if self.init is not None:
-            facts["init"] = {"file": self.init.file, "sha256": self.init.sha256, "strength": self.strength}
+            facts["init"] = {**self.init.named(), "strength": self.strength}
+        if self.morph is not None:
+            facts["morph"] = self.morph.named()
+        if self.rewrite is not None:
+            part = {"start_s": self.rewrite.start_s, "end_s": self.rewrite.end_s, "strength": self.strength}
+            facts["rewrite"] = {**self.rewrite.clip.named(), **part}
+        if self.loop:
+            facts |= {"loop": True, "intro_s": self.intro_s}
         return facts
 
 

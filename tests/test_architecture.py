@@ -36,6 +36,7 @@ LAYERS = {
     "store": 3,
     "request": 3,
     "recipe": 3,
+    "edits": 3,
     "pipeline": 3,
     "clips": 3,
     "orders": 3,
@@ -66,7 +67,7 @@ ORDERED = [
         "device",
         "games",
     ),
-    ("store", "request", "recipe", "pipeline", "clips", "orders", "lists", "data"),
+    ("store", "request", "recipe", "edits", "pipeline", "clips", "orders", "lists", "data"),
     ("training", "evaluation"),
     ("settings", "checks", "stages", "wayback"),
 ]

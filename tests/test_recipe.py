@@ -22,9 +22,14 @@ def test_what_a_recipe_wants():
     assert asked.games == {"A": 1, "B": -0.5}
     assert (asked.facts.seed, asked.facts.length_s, asked.facts.strength) == (7, 1.5, 1.0)
     assert (asked.config.steps, asked.config.sampler, asked.config.file_format) == (9, "heun", "ogg")
-    assert asked.init_file == ""
+    assert asked.sources == {}
     varied = wanted({**RECIPE, "init": {"file": "x.flac", "sha256": "99", "strength": 0.25}}, "clip", "ogg")
-    assert (varied.init_file, varied.init_sha256, varied.facts.strength) == ("x.flac", "99", 0.25)
+    assert (varied.sources, varied.facts.strength) == ({"init": ("x.flac", "99")}, 0.25)
+    part = {"file": "y.flac", "sha256": "7", "strength": 1.0, "start_s": 2.0, "end_s": 3.5}
+    mended = wanted({**RECIPE, "rewrite": part}, "clip", "ogg")
+    assert (mended.sources, mended.facts.start_s, mended.facts.end_s) == ({"rewrite": ("y.flac", "7")}, 2.0, 3.5)
+    looped = wanted({**RECIPE, "loop": True, "intro_s": 2.0}, "clip", "ogg").facts
+    assert (looped.loop, looped.intro_s) == (True, 2.0)
 
 
 def test_a_recipe_cannot_set_where_files_go():
@@ -44,6 +49,8 @@ def test_a_recipe_cannot_set_where_files_go():
         ({"games": {"A": float("inf")}}, 'gives the game "A" the weight inf'),
         ({"steps": 0}, "steps = 0 is out of range"),
         ({"init": 3}, "strength = None is not a number"),
+        ({"rewrite": {"file": "x", "strength": 1, "start_s": -1, "end_s": 2}}, "start_s = -1 is out of range"),
+        ({"loop": "yes"}, "loop ="),
     ],
 )
 def test_what_cannot_be_is_refused(change, message):

@@ -57,7 +57,25 @@ From = Annotated[
     typer.Option("--from", metavar="CLIP", help="Render a clip again from its tags; other flags change its recipe."),
 ]
 Init = Annotated[Path | None, typer.Option(metavar="CLIP", help="Write a variation of this audio file.")]
-Strength = Annotated[float | None, typer.Option(metavar="0..1", help="How far a variation may stray; 0.6 unless said.")]
+Strength = Annotated[
+    float | None, typer.Option(metavar="0..1", help="How far from what was there; a variation: 0.6 unless said.")
+]
+Extend = Annotated[
+    tuple[Path, float] | None,
+    typer.Option(
+        metavar="CLIP SECONDS", help="Go on where this audio file ends, for so long; the file itself is kept."
+    ),
+]
+Inpaint = Annotated[
+    tuple[Path, str] | None,
+    typer.Option(metavar="CLIP START:END", help="Write these seconds of this audio file anew; the rest is kept."),
+]
+Morph = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(metavar="A B", help="Begin as a variation of audio file A and end as one of B; see --strength."),
+]
+Loop = Annotated[bool, typer.Option("--loop", help="The end leads back to the beginning; loop points are in the tags.")]
+Intro = Annotated[float | None, typer.Option(metavar="SECONDS", help="Put a lead-in of this length before the loop.")]
 Loudness = Annotated[float | None, typer.Option(metavar="LUFS", help="Loudness of a clip; -60 to 0.")]
 Picture = Annotated[bool, typer.Option("--picture", help="Write a spectrogram beside each clip.")]
 Sidecar = Annotated[bool, typer.Option("--sidecar", help="Write the recipe and levels beside each clip, as JSON.")]
@@ -84,7 +102,12 @@ def generate(
     model: ModelDir = None,
     from_: From = None,
     init: Init = None,
+    extend: Extend = None,
+    inpaint: Inpaint = None,
+    morph: Morph = None,
     strength: Strength = None,
+    loop: Loop = False,
+    intro: Intro = None,
     loudness: Loudness = None,
     picture: Picture = False,
     sidecar: Sidecar = False,
@@ -112,7 +135,12 @@ def generate(
         "format": format_,
         "from": from_,
         "init": init,
+        "extend": extend,
+        "inpaint": inpaint,
+        "morph": morph,
         "strength": strength,
+        "loop": loop or None,
+        "intro": intro,
         "loudness": loudness,
     }
     order = {flag: value for flag, value in said.items() if value is not None}

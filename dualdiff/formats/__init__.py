@@ -72,6 +72,25 @@ class Transposable(Protocol):
 
 
 @runtime_checkable
+class Continuing(Protocol):
+    """A format whose way back can go on from audio that is known, without a step. Others are crossfaded."""
+
+    def go_on(
+        self,
+        sample: Sample,
+        waveform: Waveform,
+        start: int,
+        stop: int,
+        *,
+        seed: int = 0,
+        quality: Quality = "default",
+        progress: Progress = silent,
+    ) -> Waveform:
+        """`waveform`, (2, T), with its samples `start` to `stop` made anew from a sample (1, 2, F, N) of all of it."""
+        ...
+
+
+@runtime_checkable
 class PhaseKeeping(Protocol):
     """A format whose way back is exact and has a gradient, so that a loss can compare waveforms."""
 
@@ -82,4 +101,4 @@ class PhaseKeeping(Protocol):
 FORMATS: dict[str, Any] = {"mel": MelFormat, "waveform": WaveformFormat, "mdct": MDCTFormat, "mclt": MCLTFormat}
 """Name in the settings -> class."""
 
-__all__ = ["FORMATS", "Format", "PhaseKeeping", "Transposable"]
+__all__ = ["FORMATS", "Continuing", "Format", "PhaseKeeping", "Transposable"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from dualdiff.config import setting
 from dualdiff.errors import ConfigError
 from dualdiff.formats.edges import Edges, Network, cells, true_edges
-from dualdiff.formats.phase import Recovery, recover
+from dualdiff.formats.phase import Recovery, Source, go_on, recover
 from dualdiff.formats.polish import ACCELERATED, Bands, Pace, Polish, Target
 from dualdiff.formats.stft import Stft, cut, hann_power_window, magnitude, reflected
 from dualdiff.progress import Progress, silent
@@ -181,30 +181,58 @@ class MelFormat:
 
         The same seed gives each item the same waveform alone.
         """
-        config = self.config
-        iterations = ITERATIONS[config.phase][quality] if config.phase_iterations < 0 else config.phase_iterations
-        stft, inverse, bands = self._transform
-        if config.phase == "fgla":
-            recovery = Recovery(Polish(stft, iterations))
-        elif config.phase == "pghi":
-            recovery = Recovery(Polish(stft, iterations, ACCELERATED, MONO_SHARE, bands), config.window_std)
-        else:
-            if self._network is None:
-                raise ConfigError('format.phase = "learned" needs a network', "`dualdiff format train` makes one")
-            edges = Edges(*self._network, stft, config.window_std)
-            recovery = Recovery(Polish(stft, iterations, GENTLE, 0.0, bands), starter=edges.start)
+        recovery = self._recovery(quality)
         waveforms = []
         for index, item in enumerate(sample):
 
             def tell(done: float, total: float, note: str = "", before: int = index) -> None:
                 progress(before * total + done, len(sample) * total, note)
 
-            def source(first: int, last: int, item: Tensor = item) -> Target:
-                mel = self.mel(item[..., first:last]).transpose(-1, -2).contiguous()
-                return Target((mel @ inverse).clamp_min_(0), mel)
-
+            source = self._source(item)
             waveforms.append(recover(source, item.shape[-1], recovery, seed=seed, circular=circular, progress=tell))
         return torch.stack(waveforms)
+
+    @torch.no_grad()
+    def go_on(
+        self,
+        sample: Sample,
+        waveform: Waveform,
+        start: int,
+        stop: int,
+        *,
+        seed: int = 0,
+        quality: Quality = "default",
+        progress: Progress = silent,
+    ) -> Waveform:
+        """`waveform`, (2, T), with its samples `start` to `stop` made anew from a sample (1, 2, F, N) of all of it.
+
+        The new phase goes on from what is known; see `phase.go_on`.
+        """
+        source, recovery, known = self._source(sample[0]), self._recovery(quality), waveform.to(self.device)
+        return go_on(source, sample.shape[-1], recovery, known, start, stop, seed=seed, progress=progress)
+
+    def _source(self, sample: Sample) -> Source:
+        """What the spectra of frames of a sample (2, F, N) should be."""
+        inverse = self._transform[1]
+
+        def source(first: int, last: int) -> Target:
+            mel = self.mel(sample[..., first:last]).transpose(-1, -2).contiguous()
+            return Target((mel @ inverse).clamp_min_(0), mel)
+
+        return source
+
+    def _recovery(self, quality: Quality) -> Recovery:
+        config = self.config
+        iterations = ITERATIONS[config.phase][quality] if config.phase_iterations < 0 else config.phase_iterations
+        stft, _, bands = self._transform
+        if config.phase == "fgla":
+            return Recovery(Polish(stft, iterations))
+        if config.phase == "pghi":
+            return Recovery(Polish(stft, iterations, ACCELERATED, MONO_SHARE, bands), config.window_std)
+        if self._network is None:
+            raise ConfigError('format.phase = "learned" needs a network', "`dualdiff format train` makes one")
+        edges = Edges(*self._network, stft, config.window_std)
+        return Recovery(Polish(stft, iterations, GENTLE, 0.0, bands), starter=edges.start)
 
     def mel(self, sample: Sample) -> Tensor:
         """The mel magnitudes (..., F, N) that a sample stands for."""

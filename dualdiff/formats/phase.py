@@ -122,6 +122,63 @@ def recover(
     return loop
 
 
+def go_on(
+    source: Source,
+    frames: int,
+    recovery: Recovery,
+    known: Waveform,
+    start: int,
+    stop: int,
+    *,
+    seed: int,
+    progress: Progress,
+) -> Waveform:
+    """`known`, (2, (frames - 1) hop_length), with its samples `start` to `stop` made anew, near the magnitudes.
+
+    Frames that see nothing but known samples are held, so that the phase of the new ones goes on from theirs, at both
+    ends. Within a window's length outside of `start` to `stop` the answer is not quite `known`, but near it and without
+    a step: where to crossfade. What is long goes in pieces, each of which goes on from the one before.
+    """
+    stft = recovery.polish.stft
+    hop, overlap = stft.hop_length, OVERLAP_SPANS * stft.overlaps
+    longest = max(MAX_CELLS // (stft.n_fft // 2 + 1), 4 * overlap)
+    whole, done, begun = known.clone(), start, start
+    while done < stop:
+        first = max(0, done // hop - overlap)
+        last = min(frames, first + longest)
+        offset, ends = first * hop, min(stop, (last - 1) * hop)
+        target = source(first, last)
+        before = _whole_frames(done - offset, stft) if done > 0 else 0
+        after = -(-(stop - offset + stft.half) // hop)
+        spectra = stft.spectra(stft.padded(whole[:, offset : (last - 1) * hop]), 0, last - first)
+        held = {0: spectra[:, :before], after: spectra[:, after:]} if before or after < last - first else {}
+        phase = recovery.start(
+            target.magnitudes,
+            spectra[:, :before].mean(0, keepdim=True) if before else None,
+            _generator(seed, first),
+            False,
+        )
+        share = _share(progress, done - begun, stop - begun)
+        part = recovery.polish(target, phase, held=held, progress=share)
+        lead = min(stft.half, done - offset) if done == begun else _FADE_HOPS * hop
+        tail = min(stft.half, part.shape[-1] - (ends - offset)) if ends == stop else 0
+        weight = torch.linspace(0, 1, lead + 2, device=part.device)[1:-1] if done > begun else torch.ones(lead)
+        here = slice(done - lead, done)
+        whole[:, here] = torch.lerp(whole[:, here], part[:, done - lead - offset : done - offset], weight.to(part))
+        whole[:, done : ends + tail] = part[:, done - offset : ends + tail - offset]
+        done = ends if ends == stop else ends - overlap * hop // 2
+    return whole
+
+
+_FADE_HOPS = 2
+"""Pieces that go on from each other are crossfaded over so many hops."""
+
+
+def _whole_frames(samples: int, stft: Stft) -> int:
+    """How many frames from the first on see no sample from `samples` on."""
+    return max((samples - stft.half) // stft.hop_length + 1, 0)
+
+
 def _generator(seed: int, piece: int) -> torch.Generator:
     return Stream(seed).at("phase", piece).torch("start")
 

@@ -1,0 +1,101 @@
+"""Parts of a given clip written anew: which stretch of it the model sees, and how old and new audio become one.
+
+Letters: C channels, T audio samples, N columns of latents.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dualdiff.request import Given
+from dualdiff.types import Latents, Waveform
+from dualdiff.waveforms import resample
+
+FADE_S = 0.016
+"""Old audio goes over into new within so long, just outside of what is written anew, seconds."""
+
+LIMIT_S = 0.005
+"""How long before and after a peak new audio is turned down where it would be louder than full scale, seconds."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The part of a clip around what is written anew that the model sees, on its grid of columns."""
+
+    start: int
+    """Where it begins in the clip, samples: a whole second, which is a whole sample at any rate."""
+    columns: int
+    kept: Tensor
+    """(N,): 1 where the clip stays, 0 where it is written anew or is over."""
+
+
+def stretch(first: int, last: int, total: int, *, column: int, second: int, longest: int, multiple: int) -> Stretch:
+    """What the model sees of a clip of `total` samples whose samples `first` to `last` are written anew.
+
+    On both sides as much as makes one window of `longest` columns, but an eighth of it at least and half of it at most.
+    `column` is samples per column; the columns come to a whole multiple of `multiple`.
+    """
+    fresh = -(-(last - first) // column)
+    context = min(max((longest - fresh) // 2, longest // 8), longest // 2) * column
+    start = max(first - context, 0) // second * second
+    stop = min(last + context, max(total, last))
+    columns = -(-(stop - start) // (column * multiple)) * multiple
+    begins = torch.arange(columns) * column + start
+    kept = (begins + column <= first) | ((begins >= last) & (begins + column <= total))
+    return Stretch(start, columns, kept.float())
+
+
+def morphed(one: Latents, other: Latents) -> Latents:
+    """From `one` to `other` over time: each column on the arc between both, so that none is flatter than they are.
+
+    Spherical interpolation (Shoemake 1985) of the columns' directions, and a straight line for their lengths, by a
+    share that rises smoothly from 0 to 1. Both are (B, C, F, N).
+    """
+    columns = one.shape[-1]
+    place = (torch.arange(columns, device=one.device, dtype=one.dtype) + 0.5) / columns
+    share = place.square() * (3 - 2 * place)
+    lengths = [latents.square().sum((1, 2), keepdim=True).sqrt().clamp_min(1e-6) for latents in (one, other)]
+    units = [latents / length for latents, length in zip((one, other), lengths, strict=True)]
+    angle = (units[0] * units[1]).sum((1, 2), keepdim=True).clamp(-0.999, 0.999).arccos()
+    arc = (((1 - share) * angle).sin() * units[0] + (share * angle).sin() * units[1]) / angle.sin()
+    return arc * torch.lerp(lengths[0], lengths[1], share)
+
+
+def spliced(clip: Given, fresh: Waveform, fresh_start: int, fresh_rate: int, start_s: float, end_s: float) -> Waveform:
+    """The clip as it was, its seconds `start_s` to `end_s` taken from `fresh`, (2, T) at the clip's own rate and level.
+
+    `fresh` (2, T) is at the format's rate and loudness and begins at the clip's sample `fresh_start` of that rate, a
+    whole second. Both say the same around the borders, where they are crossfaded; new peaks are turned down.
+    """
+    rate = clip.original_rate
+    new = resample(fresh, fresh_rate, rate) / clip.gain
+    shift = fresh_start // fresh_rate * rate
+    first, last, fade = round(start_s * rate), round(end_s * rate), round(FADE_S * rate)
+    length = clip.original.shape[-1]
+    out = torch.nn.functional.pad(clip.original, (0, max(0, last - length)))
+    begin, end = max(0, first - fade), min(last + fade, out.shape[-1])
+    weight = torch.ones(end - begin)
+    weight[: first - begin] = torch.linspace(0, 1, fade + 2)[1:-1][fade - (first - begin) :]
+    if end > last:
+        weight[last - begin :] = torch.linspace(1, 0, fade + 2)[1:-1][: end - last]
+    ceiling = max(clip.original.abs().max().item(), 0.9)
+    part = limited(new[:, begin - shift : end - shift], min(ceiling, 1.0), round(LIMIT_S * rate))
+    out[:, begin:end] = torch.lerp(out[:, begin:end], part, weight)
+    return out
+
+
+def limited(waveform: Waveform, ceiling: float, reach: int) -> Waveform:
+    """(C, T), turned down smoothly around peaks above the ceiling, all channels alike; the rest stays as it is.
+
+    The gain that each sample needs, the least of it within `reach`, then its mean within `reach`: nowhere more than
+    what a sample needs.
+    """
+    peaks = waveform.abs().amax(0)
+    if not (peaks > ceiling).any():
+        return waveform
+    need = (ceiling / peaks.clamp_min(ceiling))[None, None]
+    pad = torch.nn.functional.pad
+    least = -torch.nn.functional.max_pool1d(pad(-need, (2 * reach, 2 * reach), value=-1.0), 2 * reach + 1, 1)
+    gain = torch.nn.functional.avg_pool1d(least, 2 * reach + 1, 1)
+    return waveform * gain[0]
