@@ -23,6 +23,7 @@ PAGE_COLOURS = 64
 """Of a spectrogram on the page: a third of the bytes."""
 STYLE = """
 .takes { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(500px, 100%), 1fr)); gap: 18px; }
+td:first-child { white-space: nowrap; }
 """
 
 
