@@ -9,7 +9,8 @@ from test_store import write_model
 from dualdiff.data.latents import LatentFile, LatentIndex, LatentTrack, Variant
 from dualdiff.data.ledger import Row, write_ledger
 from dualdiff.errors import DataError
-from dualdiff.evaluation.inspection import curves, inspect, parameters_in
+from dualdiff.evaluation.inspection import curves, inspect
+from dualdiff.evaluation.modelfolder import parameters_in
 from dualdiff.files import sha256_of
 from dualdiff.store import load_model, save_tensors
 from dualdiff.training.run import Checkpoint, Run

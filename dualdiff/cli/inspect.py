@@ -17,8 +17,20 @@ SHOWN_ROWS = 40
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="Project, ledger, latents, run, model or audio.", show_default="here")
+        Path, typer.Argument(help="Project, ledger, latents, run, model, clip, folder of clips.", show_default="here")
     ] = HERE,
+    row: Annotated[str, typer.Option(metavar="TRACK", help="Of a ledger, this track.", show_default=False)] = "",
+    copies: Annotated[
+        bool | None,
+        typer.Option(help="Look for the nearest training passages; of clips, unless said.", show_default=False),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A model that tells games apart.", show_default=False)
+    ] = None,
+    project: Annotated[
+        Path | None,
+        typer.Option("--project", metavar="DIR", help="The project to compare with.", show_default="above PATH"),
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", help="Write a page with plots, for a browser.", show_default=False),
@@ -33,7 +45,9 @@ def inspect(
     """Say what a path is and what is known of it."""
     from dualdiff.evaluation import inspection, report
 
-    found = _average(path, ema) if ema is not None else inspection.inspect(path)
+    asked = inspection.Asked(project=project, model=model, row=row, copies=copies)
+    with console.progress("inspect") as progress:
+        found = _average(path, ema) if ema is not None else inspection.inspect(path, asked, progress)
     if html:
         report.write_report(html, found, force)
     if as_json:

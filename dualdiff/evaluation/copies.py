@@ -125,9 +125,16 @@ class Copies:
     rate: float
     """How often a piece of music of its length that is no copy comes as near."""
     smallest_rate: float
+    """The smallest rate that can be stated, with as much music as there is to compare with."""
     flagged: bool
     matches: tuple[Match, ...]
     """The nearest passages, nearest first."""
+
+    @property
+    def stated_rate(self) -> float:
+        """How often music that is no copy is flagged."""
+        rate = max(FLAGGED_RATE, self.smallest_rate)
+        return rate if rate <= LARGEST_RATE else 0.0
 
 
 class CopyFinder:

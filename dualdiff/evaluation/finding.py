@@ -85,5 +85,7 @@ class Finding:
     sheets: Sequence[Sheet] = field(default=())
     charts: Callable[[], Sequence[Chart]] = list
     """Makes the charts: only a report asks for them, and a spectrogram takes time."""
+    page: "Callable[[Finding], str] | None" = None
+    """Makes the page, where it is not the one that all findings have."""
     next: str = ""
     """The command that is likely to come next."""

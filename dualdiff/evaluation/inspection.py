@@ -3,31 +3,41 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from dualdiff import audio
 from dualdiff.config import parse_toml
+from dualdiff.data.latentfile import facts_of
 from dualdiff.data.latents import LatentIndex
-from dualdiff.data.ledger import LEDGER_NAME
-from dualdiff.errors import DataError
-from dualdiff.evaluation.card import read_card
+from dualdiff.data.ledger import LEDGER_NAME, read_ledger
+from dualdiff.errors import DataError, did_you_mean
+from dualdiff.evaluation.around import CHANGED, GONE, SAME, SETTINGS_NAME, Around, ancestry
 from dualdiff.evaluation.dataset import inspect_dataset
-from dualdiff.evaluation.finding import Bars, Chart, Finding, Histogram, Lines, Picture, Sheet
-from dualdiff.evaluation.plots import Row as PictureRow
-from dualdiff.evaluation.plots import png, spectrogram_picture
-from dualdiff.files import sha256_of
-from dualdiff.recipe import read_recipe
+from dualdiff.evaluation.finding import Bars, Chart, Finding, Histogram, Lines, Sheet
+from dualdiff.evaluation.modelfolder import inspect_model
+from dualdiff.evaluation.sounds import clips_in, inspect_audio, inspect_clips, row_pairs
+from dualdiff.files import hash_of, sha256_of
+from dualdiff.progress import Progress, silent
 from dualdiff.store import named_model, read_json, read_model_json
-from dualdiff.types import Waveform
-
-SETTINGS_NAME = "dualdiff.toml"
 
 
-def inspect(path: Path) -> Finding:
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about a path besides the path itself."""
+
+    project: Path | None = None
+    """The project that it belongs to; None: the nearest one above it, or the one here."""
+    model: Path | None = None
+    """A model folder to judge clips by, besides those of the project."""
+    row: str = ""
+    """The track of a ledger that is asked about."""
+    copies: bool | None = None
+    """Whether to look for copies; None: of clips, but not of other audio."""
+
+
+def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> Finding:
     """Find out what `path` is.
 
     Raises:
@@ -36,21 +46,26 @@ def inspect(path: Path) -> Finding:
     path = named_model(path)
     if not path.exists():
         raise DataError(f"there is no {path}", "check the path")
+    around = Around.of(path, asked.project, asked.model)
     kinds: Sequence[tuple[bool, Callable[[Path], Finding]]] = (
-        (path.suffix == ".jsonl", inspect_dataset),
-        (path.suffix.lower() in audio.AUDIO_SUFFIXES, inspect_audio),
+        (path.suffix == ".jsonl", lambda file: inspect_row(file, asked.row) if asked.row else inspect_dataset(file)),
+        (path.suffix.lower() in audio.AUDIO_SUFFIXES, lambda file: inspect_audio(file, around, asked.copies, progress)),
+        (path.suffix == ".safetensors", lambda file: inspect_latent_file(file)),
         (path.name == SETTINGS_NAME, lambda file: inspect_project(file.parent)),
-        ((path / "model.json").is_file(), inspect_model),
-        ((path / "state.json").is_file(), inspect_run),
-        ((path / "index.json").is_file(), inspect_latents),
+        ((path / "model.json").is_file(), lambda folder: inspect_model(folder, around)),
+        ((path / "state.json").is_file(), lambda folder: inspect_run(folder, around)),
+        ((path / "index.json").is_file(), lambda folder: inspect_latents(folder, around)),
         ((path / SETTINGS_NAME).is_file(), inspect_project),
+        (path.is_dir() and bool(clips_in(path)), lambda folder: inspect_clips(folder, around, asked.copies, progress)),
     )
     for matches, look in kinds:
         if matches:
             return look(path)
+    what = "holds nothing" if path.is_dir() else "is nothing"
     raise DataError(
-        f"{path} is nothing that dualdiff knows",
-        "inspect takes a project's folder, dataset.jsonl, latents/, runs/<name>, models/<name> or an audio file",
+        f"{path} {what} that dualdiff knows",
+        "inspect takes a project's folder, dataset.jsonl, latents/, runs/<name>, models/<name>, an audio file or a "
+        "folder of clips",
     )
 
 
@@ -83,37 +98,7 @@ def inspect_project(folder: Path) -> Finding:
     )
 
 
-def inspect_model(folder: Path) -> Finding:
-    """A model: its card, and its parts with their hashes, sizes and settings."""
-    parts: dict[str, str] = read_model_json(folder)["parts"]
-    rows, sheets = [], []
-    facts: dict[str, Any] = {}
-    for part, digest in parts.items():
-        weights = folder / f"{part}.safetensors"
-        rows.append((part, digest, parameters_in(weights) if weights.exists() else None, _size(weights)))
-        described = read_json(folder / f"{part}.json")
-        settings = described.get("config", described)
-        sheets.append(Sheet(title=f"settings of the {part}", columns=("setting", "value"), rows=list(settings.items())))
-        facts |= described.get("facts", {})
-    columns = ("part", "hash", "parameters", "bytes")
-    notes, tables = read_card(folder / "README.md")
-    return Finding(
-        kind="model",
-        path=folder,
-        facts=facts,
-        notes=notes,
-        sheets=[*tables, Sheet(title="parts", columns=columns, rows=rows), *sheets],
-        charts=partial(_part_charts, {row[0]: row[2] for row in rows if row[2]}),
-        next=f"dualdiff generate --model {folder}" if "unet" in parts else "dualdiff encode",
-    )
-
-
-def _part_charts(parameters: dict[str, int]) -> list[Chart]:
-    millions = {part: count / 1e6 for part, count in parameters.items()}
-    return [Bars(title="size of the parts", unit="million parameters", values=millions)] if millions else []
-
-
-def inspect_run(folder: Path) -> Finding:
+def inspect_run(folder: Path, around: Around) -> Finding:
     """A training run: how far it is, and how its measures went."""
     state = read_json(folder / "state.json")
     if not isinstance(state, dict) or "dualdiff_run" not in state:
@@ -147,10 +132,21 @@ def inspect_run(folder: Path) -> Finding:
         kind="run",
         path=folder,
         facts=facts,
-        sheets=[sheet for sheet in (measures, identity) if sheet.rows],
+        sheets=[sheet for sheet in (measures, _run_origins(state["identity"], around), identity) if sheet.rows],
         charts=lambda: [*curves(series), *noise_charts(folder / "metrics.jsonl")],
         next=done_next if done >= steps else f"dualdiff {network} train",
     )
+
+
+def _run_origins(identity: Mapping[str, Any], around: Around) -> Sheet:
+    """What a run trains on, and whether that is still what lies in the project."""
+    rows = [around.of_part("vae", str(identity["vae"]))] if "vae" in identity else []
+    rows += [around.of_part("format", str(identity["format"]))] if "format" in identity else []
+    index, digest = around.latents, str(identity.get("latent statistics", ""))
+    if digest:
+        now = GONE if index is None else SAME if hash_of([index.mean, index.std]) == digest else CHANGED
+        rows.append(("latents", digest, around.named(index.folder) if index else "", now))
+    return ancestry(rows)
 
 
 def _planned_steps(path: Path, network: str) -> int:
@@ -208,7 +204,7 @@ def noise_charts(path: Path) -> list[Chart]:
     ]
 
 
-def inspect_latents(folder: Path) -> Finding:
+def inspect_latents(folder: Path, around: Around) -> Finding:
     """Latents: who made them, and of what. Their hashes are for `dualdiff encode --check`: reading all takes long.
 
     Raises:
@@ -248,6 +244,7 @@ def inspect_latents(folder: Path) -> Finding:
         "seconds per column": column_s,
         "bytes": _size(folder),
     }
+    made_by = [around.of_part("vae", index.vae_hash), around.of_part("format", index.format_hash)]
     columns = ("game", "tracks", "to validate", "seconds")
     sheet = Sheet(title="games", columns=columns, rows=rows)
     channels = Sheet(
@@ -261,7 +258,7 @@ def inspect_latents(folder: Path) -> Finding:
         kind="latents",
         path=folder,
         facts=facts,
-        sheets=[sheet, channels],
+        sheets=[sheet, channels, ancestry([*made_by, around.of_ledger(index)] if around.root else made_by)],
         charts=lambda: [
             Bars(title="music by game", unit="min", values=minutes),
             Histogram(title="length of tracks", unit="s", values=lengths),
@@ -270,50 +267,84 @@ def inspect_latents(folder: Path) -> Finding:
     )
 
 
-def inspect_audio(path: Path) -> Finding:
-    """An audio file: its measures, and for a clip of dualdiff's the recipe it was made by."""
-    info = audio.probe(path)
-    waveform = audio.read(path, sample_rate=info.sample_rate)
-    lufs, peak_db = audio.loudness_lufs(waveform, info.sample_rate), audio.true_peak_db(waveform, info.sample_rate)
-    facts = {
-        "format": info.format,
-        "seconds": round(info.duration_s, 3),
-        "sample rate": info.sample_rate,
-        "channels": info.channels,
-        "loudness, LUFS": round(lufs, 2) if math.isfinite(lufs) else None,
-        "true peak, dB": round(peak_db, 2) if math.isfinite(peak_db) else None,
-        "bytes": path.stat().st_size,
-        "sha256": sha256_of(path),
-        **{f"tag {name}": value for name, value in info.tags.items() if name != "comment"},
-    }
-    charts = partial(_spectrogram, waveform, info.sample_rate)
-    try:
-        recipe = read_recipe(path)
-    except DataError:
-        return Finding(kind="audio", path=path, facts=facts, charts=charts, next=f'dualdiff format roundtrip "{path}"')
-    sheet = Sheet(title="recipe", columns=("key", "value"), rows=list(recipe.items()))
+def inspect_latent_file(path: Path) -> Finding:
+    """One file of latents: which track it is of, and whether it is what was written.
+
+    Raises:
+        DataError: it is no such file, or lies in no folder of latents.
+    """
+    facts = facts_of(path)
+    if facts is None:
+        raise DataError(f"{path} is no file of latents", "inspect takes a model's or a run's folder, not its weights")
+    index = LatentIndex.open(path.parent)
+    owners = [
+        (track, variant, file)
+        for track in index.tracks
+        for variant, file in zip(index.variants, track.files, strict=True)
+        if file.name == path.name
+    ]
+    digest = sha256_of(path)
+    named: dict[str, Any] = {"track": None}
+    if owners:
+        track, variant, file = owners[0]
+        named = {
+            "track": track.path,
+            "game": track.game,
+            "split": track.split,
+            "pitch, semitones": variant.pitch_semitones,
+            "mirrored": variant.mirrored,
+            "as it was written": digest == file.sha256,
+        }
+    counts = facts["count"] / max(len(facts["sum"]), 1)
+    means = [total / facts["count"] for total in facts["sum"]]
+    spreads = [
+        math.sqrt(max(squares / facts["count"] - own * own, 0.0))
+        for squares, own in zip(facts["sum_of_squares"], means, strict=True)
+    ]
     return Finding(
-        kind="clip", path=path, facts=facts, sheets=[sheet], charts=charts, next=f'dualdiff generate --from "{path}"'
+        kind="latents of a track",
+        path=path,
+        facts={
+            **named,
+            "columns": facts["columns"],
+            "seconds": round(facts["columns"] * index.frames_per_column * index.frame_s, 3),
+            "time shifts": index.offsets,
+            "made by the VAE": index.vae_hash,
+            "made with the format": index.format_hash,
+            "numbers per channel": round(counts),
+            "bytes": path.stat().st_size,
+            "sha256": digest,
+        },
+        notes=() if owners else ("The index of its folder does not name it: it is left over, or of another VAE.",),
+        sheets=[
+            Sheet(
+                title="latent channels",
+                columns=("channel", "mean", "standard deviation"),
+                rows=[(number, *own) for number, own in enumerate(zip(means, spreads, strict=True))],
+            )
+        ],
+        next="dualdiff encode --check",
     )
 
 
-def _spectrogram(waveform: Waveform, sample_rate: int) -> list[Chart]:
-    picture = png(spectrogram_picture([PictureRow("", waveform)], sample_rate))
-    words = "levels over time and frequency, in dB below the loudest point"
-    return [Picture(title="spectrogram", png=picture, words=words)]
-
-
-def parameters_in(path: Path) -> int:
-    """How many numbers a safetensors file holds, from its header alone.
+def inspect_row(path: Path, track: str) -> Finding:
+    """One file of a ledger: all that is known of it.
 
     Raises:
-        DataError: it is not safetensors.
+        DataError: the ledger cannot be read, or does not name it.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read as safetensors: {error}", "make or copy it again") from error
+    rows = {row.path: row for row in read_ledger(path)}
+    if track not in rows:
+        hint = did_you_mean(track, rows) or "name it as the ledger does, from the music folder: game/track"
+        raise DataError(f"{path} names no file {track}", hint)
+    row = rows[track]
+    return Finding(
+        kind="row of a data set",
+        path=path,
+        facts=dict(row_pairs(row)),
+        notes=[f"It is not used: {row.reason}."] if row.reason else (),
+        next=f'dualdiff inspect "{track}"' if row.state == "used" else "dualdiff dataset scan",
+    )
 
 
 def _size(path: Path) -> int:

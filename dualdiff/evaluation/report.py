@@ -103,7 +103,7 @@ def write_report(path: Path, finding: Finding, force: bool = False) -> None:
     """
     if path.exists() and not force:
         raise UsageError(f"{path} exists already", "add --force to overwrite it, or name another file")
-    write_text_atomically(path, page(finding))
+    write_text_atomically(path, finding.page(finding) if finding.page else page(finding))
 
 
 def page(finding: Finding) -> str:
@@ -113,10 +113,10 @@ def page(finding: Finding) -> str:
     parts = [
         f"<header><p class=kind>{shown(finding.kind)}</p><h1>{shown(name)}</h1>"
         f"<p class=path>{shown(finding.path.resolve())}</p></header>",
-        _tiles(finding),
-        _notes(finding.notes),
+        tiles(finding),
+        notes_box(finding.notes),
         f'<h2>at a glance</h2><div class="charts">{"".join(map(figure, charts))}</div>' if charts else "",
-        *map(_table, (*_long_facts(finding), *finding.sheets)),
+        *map(table, (*_long_facts(finding), *finding.sheets)),
         f"<footer>dualdiff {__version__}{_next(finding.next)}</footer>",
     ]
     return document(f"{name} · {finding.kind}", "\n".join(filter(None, parts)))
@@ -157,16 +157,18 @@ def _is_short(value: Any) -> bool:
     return not isinstance(value, dict | list | tuple) and len(shown(value)) <= TILE_LETTERS
 
 
-def _tiles(finding: Finding) -> str:
-    tiles = [
+def tiles(finding: Finding) -> str:
+    """The short facts, shown large."""
+    short = [
         f"<div><dt>{shown(name)}</dt><dd>{shown(value)}</dd></div>"
         for name, value in finding.facts.items()
         if _is_short(value)
     ]
-    return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
+    return f'<dl class="tiles">{"".join(short)}</dl>' if short else ""
 
 
-def _notes(notes: Sequence[str]) -> str:
+def notes_box(notes: Sequence[str]) -> str:
+    """What the facts mean, in a box."""
     return f'<div class="notes">{"".join(f"<p>{shown(note)}</p>" for note in notes)}</div>' if notes else ""
 
 
@@ -179,7 +181,7 @@ def _next(command: str) -> str:
     return f" · next: <code>{shown(command)}</code>" if command else ""
 
 
-def _table(sheet: Sheet) -> str:
+def table(sheet: Sheet) -> str:
     """A table under its title; a long one is folded, a very long one cut."""
     is_number = [
         all(isinstance(row[index], int | float | None) for row in sheet.rows) for index in range(len(sheet.columns))
@@ -190,10 +192,10 @@ def _table(sheet: Sheet) -> str:
         return "".join(f"<{tag}{kind}>{shown(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in sheet.rows[:MOST_ROWS])
-    table = f'<div class="scroll"><table><thead><tr>{cells("th", sheet.columns)}</tr></thead>{body}</table></div>'
+    grid = f'<div class="scroll"><table><thead><tr>{cells("th", sheet.columns)}</tr></thead>{body}</table></div>'
     count = len(sheet.rows)
     if count > MOST_ROWS:
-        table += f"<p>the first {MOST_ROWS:,} of {count:,}; <code>dualdiff inspect --json</code> has all</p>"
+        grid += f"<p>the first {MOST_ROWS:,} of {count:,}; <code>dualdiff inspect --json</code> has all</p>"
     if count <= OPEN_ROWS:
-        return f"<section><h2>{shown(sheet.title)}</h2>{table}</section>"
-    return f"<details><summary>{shown(sheet.title)}<small>{count:,} rows</small></summary>{table}</details>"
+        return f"<section><h2>{shown(sheet.title)}</h2>{grid}</section>"
+    return f"<details><summary>{shown(sheet.title)}<small>{count:,} rows</small></summary>{grid}</details>"

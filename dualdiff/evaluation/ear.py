@@ -1,0 +1,177 @@
+"""Listening to clips: how much each is like which game, and what it may have copied, with what is at hand for it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dualdiff import audio
+from dualdiff.data.encode import latents_of
+from dualdiff.data.prints import prints_path, read_prints
+from dualdiff.errors import DataError
+from dualdiff.evaluation.around import Around
+from dualdiff.evaluation.copies import Copies, CopyFinder
+from dualdiff.evaluation.mix import MixMeter, load_mix
+from dualdiff.evaluation.spaces import Space, audio_space, fingerprint, latent_space
+from dualdiff.files import sha256_of
+from dualdiff.progress import Progress, silent
+from dualdiff.recipe import read_recipe
+from dualdiff.store import VAEModel, load_vae
+from dualdiff.types import Latents, Waveform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What is known of an audio file."""
+
+    path: Path
+    sha256: str
+    info: audio.AudioInfo
+    lufs: float
+    peak_db: float
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Empty for audio that no model wrote."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """How much it is like each game; empty where that cannot be told."""
+    copies: Copies | None = None
+    notes: tuple[str, ...] = ()
+    """What could not be told, and what helps."""
+
+
+class Ear:
+    """Hears clips against what lies around them; what costs time is opened once, when it is first needed."""
+
+    def __init__(self, around: Around, copies: bool = True, progress: Progress = silent) -> None:
+        self.around, self._copies, self._progress = around, copies, progress
+        self._vaes: dict[Path, VAEModel] = {}
+        self._meters: dict[Path, MixMeter | None] = {}
+
+    def hear(self, path: Path, always: bool = False) -> tuple[Heard, Waveform]:
+        """What is known of a file, and its waveform (C, T); of audio that is no clip the levels only, unless `always`.
+
+        Raises:
+            DataError: it is no audio that can be read.
+        """
+        info = audio.probe(path)
+        waveform = audio.read(path, sample_rate=info.sample_rate)
+        notes: list[str] = []
+        recipe = _recipe(path, notes)
+        shares: dict[str, float] = {}
+        copies: Copies | None = None
+        if recipe or always:
+            encoded: dict[Path, Latents] = {}
+            shares = self._shares(recipe, waveform, info.sample_rate, encoded, notes)
+            if self._copies:
+                copies = self._find_copies(waveform, info.sample_rate, encoded, notes)
+        heard = Heard(
+            path=path,
+            sha256=sha256_of(path),
+            info=info,
+            lufs=audio.loudness_lufs(waveform, info.sample_rate),
+            peak_db=audio.true_peak_db(waveform, info.sample_rate),
+            recipe=recipe,
+            shares=shares,
+            copies=copies,
+            notes=tuple(notes),
+        )
+        return heard, waveform
+
+    def _shares(
+        self, recipe: Mapping[str, Any], waveform: Waveform, rate: int, encoded: dict[Path, Latents], notes: list[str]
+    ) -> dict[str, float]:
+        folder = self._judge_of(str(recipe.get("model", "")))
+        if folder is None:
+            notes.append("No model is at hand to tell its games by: name one with --model.")
+            return {}
+        meter = self._meter(folder)
+        if meter is None:
+            notes.append(f"The model in {self.around.named(folder)} was made without what tells games apart.")
+            return {}
+        try:
+            return meter.shares(self._encoded(folder, waveform, rate, encoded))
+        except DataError as error:
+            notes.append(f"Which games it is like cannot be told: {error.message}.")
+            return {}
+
+    def _judge_of(self, model_hash: str) -> Path | None:
+        """The model folder that a clip is judged by: the one that wrote it, or else one that can."""
+        wrote = self.around.model_with("unet", model_hash)
+        if wrote is not None:
+            return wrote
+        able = [place for place, parts in self.around.models.items() if "mix" in parts]
+        return able[0] if able else next((place for place, own in self.around.models.items() if "unet" in own), None)
+
+    def _meter(self, folder: Path) -> MixMeter | None:
+        if folder not in self._meters:
+            self._meters[folder] = load_mix(folder)
+        return self._meters[folder]
+
+    def _vae(self, folder: Path) -> VAEModel:
+        if folder not in self._vaes:
+            self._vaes[folder] = load_vae(folder)
+        return self._vaes[folder]
+
+    def _encoded(self, folder: Path, waveform: Waveform, rate: int, encoded: dict[Path, Latents]) -> Latents:
+        """The latents of a clip by the VAE of a model folder, made once for all folders with the same VAE."""
+        digest = self.around.models[folder]["vae"]
+        place = next(own for own, parts in self.around.models.items() if parts.get("vae") == digest)
+        if place not in encoded:
+            vae = self._vae(place)
+            encoded[place] = latents_of([_as_tracks_are(waveform, rate, vae)], vae)
+        return encoded[place]
+
+    def _find_copies(
+        self, waveform: Waveform, rate: int, encoded: dict[Path, Latents], notes: list[str]
+    ) -> Copies | None:
+        try:
+            if self._finder is None:
+                notes.append(self._no_finder)
+                return None
+            finder, vae, into = self._finder
+            series: dict[str, Tensor] = {"latents": into(self._encoded(vae, waveform, rate, encoded))}
+            if "audio" in finder.spaces:
+                series["audio"] = fingerprint(waveform, rate)
+            return finder.find(series, waveform.shape[-1] / rate)
+        except DataError as error:
+            notes.append(f"What it may have copied cannot be told: {error.message}.")
+            return None
+
+    @property
+    def _no_finder(self) -> str:
+        if self.around.latents is None:
+            return "What it may have copied cannot be told without the latents of a project: name one with --project."
+        return "What it may have copied cannot be told: the VAE that made the latents is not here; run dualdiff encode."
+
+    @cached_property
+    def _finder(self) -> tuple[CopyFinder, Path, Any] | None:
+        """What finds copies, and the folder of the VAE and the axes that lead into the space of its latents."""
+        index = self.around.latents
+        vae = self.around.model_with("vae", index.vae_hash) if index else None
+        if index is None or vae is None:
+            return None
+        latents, into = latent_space(index)
+        prints = read_prints(prints_path(self.around.root)) if self.around.root else {}
+        spaces: list[Space] = [own for own in (latents, audio_space(index, prints)) if own]
+        return CopyFinder(index, spaces, self._progress), vae, into
+
+
+def _recipe(path: Path, notes: list[str]) -> Mapping[str, Any]:
+    try:
+        return read_recipe(path)
+    except DataError as error:
+        if "check sum" in error.message:
+            notes.append("Its recipe was changed after it was written: nothing of it is believed.")
+        return {}
+
+
+def _as_tracks_are(waveform: Waveform, rate: int, vae: VAEModel) -> Waveform:
+    """A clip (C, T) as tracks are encoded: in stereo, at the format's rate and loudness."""
+    stereo = waveform.expand(2, -1) if waveform.shape[0] == 1 else waveform
+    made = vae.format
+    resampled = audio.resample(stereo, rate, made.sample_rate)
+    lufs = audio.loudness_lufs(resampled, made.sample_rate)
+    return audio.gain_to(resampled, lufs if math.isfinite(lufs) else -math.inf, made.config.loudness_lufs)
