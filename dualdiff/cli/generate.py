@@ -174,7 +174,7 @@ def generate(
                 console.say(str(folder / job.name))
                 done += 1
     if any("sweep" in row.order for row in rows or []) or sweep:
-        _show_sweep(jobs)
+        _show_sweep(jobs, folder, opened.path(config.model))
 
 
 PICTURE = ".png"
@@ -199,11 +199,17 @@ def _write(path: Path, clip: "Clip", picture: bool, sidecar: bool) -> None:
         write_spectrograms(path.with_suffix(PICTURE), [Row(path.stem, clip.waveform)], clip.sample_rate)
 
 
-def _show_sweep(jobs: "list[Job]") -> None:
-    """What was asked of each clip of a sweep."""
+def _show_sweep(jobs: "list[Job]", folder: Path, model: Path) -> None:
+    """What was asked of each clip of a sweep, and which games it sounds like."""
+    from dualdiff.evaluation.around import Around
+    from dualdiff.evaluation.ear import Ear
+    from dualdiff.evaluation.sounds import shares_in_words
+
+    ear = Ear(Around(model=model), copies=False)
     for job in jobs:
-        shares = ", ".join(f"{weight:.0%} {game}" for game, weight in job.request.games.items())
-        console.note(f"{job.name}: asked for {shares}")
+        heard = ear.hear(folder / job.name)[0]
+        found = f"measured {shares_in_words(heard.shares)}" if heard.shares else heard.notes[0]
+        console.note(f"{job.name}: asked for {shares_in_words(job.request.games)}; {found}")
 
 
 def _label(done: int, batch: int, total: int) -> str:
