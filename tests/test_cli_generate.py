@@ -103,7 +103,7 @@ def test_a_sweep_goes_from_one_game_to_the_other_with_one_seed(generate):
     recipes = [read_recipe(Path(line)) for line in outcome.stdout.splitlines()]
     assert [recipe["games"] for recipe in recipes] == [{"A": 1, "B": 0}, {"A": 0.5, "B": 0.5}, {"A": 0, "B": 1}]
     assert {recipe["seed"] for recipe in recipes} == {4}
-    assert "asked for 50% A, 50% B" in outcome.stderr
+    assert "asked for 50 % A, 50 % B; The model in" in outcome.stderr
 
 
 def test_a_sidecar_says_what_the_tags_say_and_renders_again(generate):
