@@ -2,11 +2,10 @@
 
     python benchmarks/bass.py [FOLDER] [--duration 6]
 
-A trial of a format: 256 numbers a hop and channel as in `mel`, filters below 1.2 kHz through a Gaussian of 20 ms, above
-5 kHz through one of 4 ms, between them through the 8 ms of `mel`. The way back is joint: each band starts from its own
-integrated phase gradient; in each iteration the bands' spectra, crossfaded where they meet, are made one waveform,
-which is analysed again by all windows. Both ways have the same iterations (fast Griffin-Lim, no binding to the mel), so
-that only the windows differ.
+A trial of a format: 256 numbers a hop and channel as in `mel`, but filters of some bands see windows of another length.
+The way back is joint: each band starts from its own integrated phase gradient; in each iteration the bands' spectra,
+crossfaded where they meet, are made one waveform, which is analysed again by all windows. All ways have the same
+iterations (fast Griffin-Lim, not bound to the mel), so that only the windows differ.
 """
 
 import argparse
