@@ -81,7 +81,7 @@ def spliced(clip: Given, fresh: Waveform, fresh_start: int, fresh_rate: int, sta
         weight[last - begin :] = torch.linspace(1, 0, fade + 2)[1:-1][: end - last]
     ceiling = max(clip.original.abs().max().item(), 0.9)
     part = limited(new[:, begin - shift : end - shift], min(ceiling, 1.0), round(LIMIT_S * rate))
-    out[:, begin:end] = torch.lerp(out[:, begin:end], part, weight)
+    out[:, begin:end] = torch.lerp(out[:, begin:end], part, weight).clamp(-1, 1)  # rounding leads past full scale
     return out
 
 

@@ -9,7 +9,7 @@ from test_store import write_model
 
 from dualdiff import audio
 from dualdiff.clips import given
-from dualdiff.edits import FADE_S, limited, morphed, stretch
+from dualdiff.edits import FADE_S, limited, morphed, spliced, stretch
 from dualdiff.errors import DataError, UsageError
 from dualdiff.formats.mel import MelConfig, MelFormat
 from dualdiff.pipeline import Pipeline
@@ -108,6 +108,12 @@ def test_long_new_audio_goes_on_piece_by_piece(monkeypatch):
     assert fresh.shape == known.shape
     power = fresh[:, 16000:118000].unfold(-1, 1000, 1000).square().mean((0, 2))
     assert power.min() > 0.6 * power.mean(), "nothing cancels where pieces meet"
+
+
+def test_what_is_as_loud_as_a_file_can_be_stays_so():
+    clip = Given.of(torch.ones(2, 2 * RATE), RATE)
+    out = spliced(clip, 3 * torch.ones(2, 2 * RATE), 0, RATE, 0.5, 1.0)
+    assert out.abs().max() == 1
 
 
 def test_the_stretch_that_the_model_sees():
