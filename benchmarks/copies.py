@@ -1,10 +1,11 @@
 """Are copies found, and is other music left alone? Planted copies at several strengths, over the whole way from audio.
 
     python benchmarks/copies.py PROJECT CLIP... > copies.md
+    python benchmarks/copies.py --overfit PROJECT WORK >> copies.md
 
 PROJECT is a trained project, CLIP clips of its model. A planted copy is 8 s of a training track within 20 s of a clip,
 changed: turned down, low-passed by another rate, through MP3, with noise, or under the clip's own music. Each is told
-of as `inspect` tells it.
+of as `inspect` tells it. The other part, `--overfit`, is apart: see overfit.py beside this file.
 """
 
 import datetime
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import overfit
 import torch
 
 from dualdiff import audio
@@ -54,7 +56,10 @@ def changed(copy: Waveform, ground: Waveform, change: str, folder: Path) -> Wave
 
 
 def main() -> None:
-    """Plant, look, and print the table."""
+    """Plant, look, and print the table; or the other part."""
+    if sys.argv[1:2] == ["--overfit"]:
+        overfit.measure(Path(sys.argv[2]), Path(sys.argv[3]))
+        return
     root, clips = Path(sys.argv[1]), [Path(word) for word in sys.argv[2:]]
     around = Around.of(root / "dualdiff.toml", root)
     ear = Ear(around)
