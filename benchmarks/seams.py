@@ -109,14 +109,12 @@ def main() -> None:
     even = 1.36 / math.sqrt(options.clips)
     print("# Seams\n")
     today = datetime.date.today().isoformat()
+    print(f"{today}, `python benchmarks/seams.py MODEL`: {options.clips} clips of {LENGTH_S:g} s of each kind, preset")
     print(
-        f"{today}, `python benchmarks/seams.py MODEL`: {options.clips} clips of {LENGTH_S:g} s of each kind, preset nano,"
+        f"nano, {SETTINGS.steps} steps, draft quality, on a CPU; not measured on a GPU. Ranks of seams among all other"
     )
-    print(
-        f"{SETTINGS.steps} steps, draft quality, on a CPU; not measured on a GPU. Ranks of seams among all other places of"
-    )
-    print("their clip: mean (0.5 where they do not stand out), share above 0.95 (5 %), and the Kolmogorov-Smirnov")
-    print(f"distance from an even spread (below {even:.2f} in 95 of 100 cases where it is even).\n")
+    print("places of their clip: mean (0.5 where they do not stand out), share above 0.95 (5 %), and the distance of")
+    print(f"Kolmogorov and Smirnov from an even spread (below {even:.2f} in 95 of 100 cases where it is even).\n")
     print("| seam | flux, mean | above 0.95 | distance | phase jump, mean | above 0.95 | distance |")
     print("|---|---|---|---|---|---|---|")
     for name, values in found.items():
