@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dualdiff.evaluation.embedding import WEIGHTS, Tagger
-from dualdiff.store import save_tensors
+from dualdiff.weights import save_tensors
 
 NETWORK = "musicnn/MSD_musicnn"
 """The network of that shape that learned from the Million Song Dataset."""

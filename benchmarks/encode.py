@@ -23,7 +23,8 @@ from dualdiff import audio
 from dualdiff.formats.mel import MelFormat
 from dualdiff.models import VAE
 from dualdiff.settings import preset
-from dualdiff.store import save_vae, tensors_of
+from dualdiff.store import save_vae
+from dualdiff.weights import tensors_of
 
 MUSIC = Path(__file__).resolve().parents[1] / "examples" / "music"
 COMMAND = (sys.executable, "-m", "dualdiff")

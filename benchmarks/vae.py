@@ -120,12 +120,9 @@ def main() -> None:
 
     results.run(trials(options.seeds), measure)
     print("# What each choice of the VAE is worth\n")
-    print(
-        f"{datetime.date.today().isoformat()}, `python benchmarks/vae.py`: nano size, {options.seconds:g} s of one core to"
-    )
-    print(
-        f"train each variant, {options.seeds} seeds; measured on {EXCERPT_S:g} s of each held-out track."
-    )
+    today = datetime.date.today().isoformat()
+    print(f"{today}, `python benchmarks/vae.py`: nano size, {options.seconds:g} s of one core to")
+    print(f"train each variant, {options.seeds} seeds; measured on {EXCERPT_S:g} s of each held-out track.")
     print("Median over seeds (range).")
     print(table(results))
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Writing and hashing files so that an interruption never leaves half of one."""
+"""Reading, writing and hashing files so that an interruption never leaves half of one."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, cast
 
-from dualdiff.errors import DualdiffError
+from dualdiff.errors import DataError, DualdiffError
 
 
 @contextmanager
@@ -84,3 +84,17 @@ def sha256_of(path: Path) -> str:
 def hash_of(value: Any) -> str:
     """The SHA-256 of a JSON value, independent of the order of keys, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: it is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing", "the folder is not whole: make or copy it again") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}", "make or copy it again") from error

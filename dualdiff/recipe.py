@@ -13,9 +13,8 @@ from typing import Any
 from dualdiff import audio
 from dualdiff.config import Source, build, setting
 from dualdiff.errors import ConfigError, DataError
-from dualdiff.files import hash_of
+from dualdiff.files import hash_of, read_json
 from dualdiff.request import MAX_INTRO_S, MAX_LENGTH_S, NOT_OF_THE_MUSIC, SHORTEST_S, GenerateConfig
-from dualdiff.store import read_json
 
 CHECK = "check"
 """The key of the check sum."""

@@ -1,4 +1,4 @@
-"""A model folder on disk: JSON and safetensors, chained by hashes. The only reader and writer of weights to share.
+"""A model folder on disk: JSON and safetensors, chained by hashes. The only one that knows what a model is made of.
 
     model.json      what lies here, with the hash of each part; written last, so that a folder is whole or not there
     format.json     the format's constants
@@ -9,32 +9,28 @@
     mix.json        what hears how much a clip is like each game;  mix.safetensors the numbers; not in every model
     README.md       the model card
 
-A hash covers a part's JSON and weights and its parents' hashes, so that two parts belong together or are refused.
+The parts and their hashes are the matter of `parts`.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualdiff import config as configs
 from dualdiff.errors import ConfigError, DataError
-from dualdiff.files import hash_of, sha256_of, write_bytes_atomically, write_json_atomically, write_text_atomically
+from dualdiff.files import hash_of, read_json, write_bytes_atomically, write_json_atomically
 from dualdiff.formats import FORMATS, Format
 from dualdiff.formats.mel import MelFormat
 from dualdiff.models import MODELS, VAE, PhaseNet, UNet
 from dualdiff.models.layers import bake
+from dualdiff.parts import finish, read_model_json, read_part, save_part
 from dualdiff.types import Latents, Sample
-
-VERSION = 1
-"""The version of the folder's layout; a folder of a newer one is refused."""
+from dualdiff.weights import load_into
 
 ASSETS = Path(str(resources.files("dualdiff"))) / "assets"
 """Where what travels with the package lies."""
@@ -122,60 +118,14 @@ def format_hash(format: Format) -> str:
     return hash_of({name: value for name, value in configs.plain(format.config).items() if name not in decode_only})
 
 
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """A module's parameters and persistent buffers by name, contiguous, on the CPU."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as safetensors, atomically."""
-    write_bytes_atomically(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors.
-
-    Raises:
-        DataError: the file is missing or is not safetensors.
-    """
-    try:
-        tensors: dict[str, Tensor] = load(path.read_bytes())
-        return tensors
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing", "the folder is not whole: make or copy it again") from error
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read as safetensors: {error}", "make or copy it again") from error
-
-
-def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Copy named tensors into a module, keeping its memory layout.
-
-    Raises:
-        DataError: names or shapes differ.
-    """
-    own = module.state_dict()
-    missing = sorted(own.keys() ^ tensors.keys())
-    if missing:
-        raise DataError(
-            f"{what} does not fit its architecture: {missing[0]} is only on one side", "it belongs to another model"
-        )
-    for name, tensor in own.items():
-        if tensor.shape != tensors[name].shape:
-            raise DataError(
-                f"{what} does not fit its architecture: {name} has shape {tuple(tensors[name].shape)}",
-                "it belongs to another model",
-            )
-        tensor.copy_(tensors[name])
-
-
 def save_phase(
     folder: Path, format: Format, network: PhaseNet, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
 ) -> None:
     """Write a model folder that holds a format and the network of its learned way back."""
     parts = {"format": format_hash(format)}
     write_json_atomically(folder / "format.json", {**configs.plain(format.config), "phase": "learned"})
-    parts["phase"] = _save_part(folder, "phase", configs.plain(network.config), weights, dict(parts), facts)
-    _finish(folder, parts, card)
+    parts["phase"] = save_part(folder, "phase", configs.plain(network.config), weights, dict(parts), facts)
+    finish(folder, parts, card)
 
 
 def save_vae(
@@ -197,8 +147,8 @@ def save_vae(
     if phase is not None:
         parts["phase"] = _phase_hash(phase, parts["format"])
         _copy(phase, folder, PHASE_FILES)
-    parts["vae"] = _save_part(folder, "vae", configs.plain(vae.config), weights, {"format": parts["format"]}, facts)
-    _finish(folder, parts, card)
+    parts["vae"] = save_part(folder, "vae", configs.plain(vae.config), weights, {"format": parts["format"]}, facts)
+    finish(folder, parts, card)
 
 
 def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> None:
@@ -217,114 +167,12 @@ def save_unet(
     _copy(vae_model.folder, folder, ("format.json", "vae.json", "vae.safetensors"))
     parts = {"format": vae_model.format_hash, "vae": vae_model.vae_hash}
     write_json_atomically(folder / "labels.json", list(facts["games"]))
-    parts["unet"] = _save_part(folder, "unet", configs.plain(unet.config), weights, parts, facts)
+    parts["unet"] = save_part(folder, "unet", configs.plain(unet.config), weights, parts, facts)
     carried = read_model_json(vae_model.folder)["parts"]
     if "phase" in carried:  # not a parent: how samples become sound may change
         parts["phase"] = carried["phase"]
         _copy(vae_model.folder, folder, PHASE_FILES)
-    _finish(folder, parts, card)
-
-
-def _save_part(
-    folder: Path,
-    part: str,
-    config: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
-    parents: Mapping[str, str],
-    facts: Mapping[str, Any],
-) -> str:
-    save_tensors(folder / f"{part}.safetensors", weights)
-    description = {"config": dict(config), "parents": dict(parents), "facts": dict(facts)}
-    write_json_atomically(folder / f"{part}.json", description)
-    return _part_hash(folder, part, description)
-
-
-def _part_hash(folder: Path, part: str, description: Mapping[str, Any]) -> str:
-    return hash_of({"json": description, "weights": sha256_of(folder / f"{part}.safetensors")})
-
-
-def add_part(
-    folder: Path,
-    part: str,
-    config: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    parents: Sequence[str],
-    facts: Mapping[str, Any],
-) -> None:
-    """Add a part to a whole model folder, or replace it; `parents` are the parts that it belongs to."""
-    found = read_model_json(folder)
-    parts = found["parts"]
-    digest = _save_part(folder, part, config, tensors, {name: parts[name] for name in parents}, facts)
-    write_json_atomically(folder / "model.json", {**found, "parts": {**parts, part: digest}})
-
-
-def read_part(folder: Path, part: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The description and the tensors of a part of a model folder.
-
-    Raises:
-        DataError: it is missing, broken, or does not belong to the others.
-    """
-    return _read_part(folder, part, read_model_json(folder)["parts"])
-
-
-def _finish(folder: Path, parts: Mapping[str, str], card: str) -> None:
-    write_text_atomically(folder / "README.md", card)
-    write_json_atomically(folder / "model.json", {"dualdiff_model": VERSION, "parts": dict(parts)})
-
-
-def read_model_json(folder: Path) -> dict[str, Any]:
-    """What a model folder says it holds.
-
-    Raises:
-        DataError: the folder is missing, is no model, or is of a newer version.
-    """
-    path = folder / "model.json"
-    if not path.is_file():
-        what = "there is no folder" if not folder.exists() else "there is no model (no model.json) in"
-        raise DataError(
-            f"{what} {folder}", "`dualdiff vae train` and `dualdiff unet train` write models; check the path"
-        )
-    found = read_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get("parts"), dict):
-        raise DataError(f"{path} does not describe a dualdiff model", "copy the model again")
-    if found.get("dualdiff_model") != VERSION:
-        raise DataError(
-            f"{folder} is of model version {found.get('dualdiff_model')}, this is version {VERSION}", "update dualdiff"
-        )
-    return found
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        DataError: it is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing", "the folder is not whole: make or copy it again") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}", "make or copy it again") from error
-
-
-def _read_part(folder: Path, part: str, parts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if part not in parts:
-        raise DataError(f"{folder} holds no {part} (it holds {', '.join(parts)})", f"`dualdiff {part} train` makes one")
-    description = read_json(folder / f"{part}.json")
-    weights = load_tensors(folder / f"{part}.safetensors")
-    if _part_hash(folder, part, description) != parts[part]:
-        raise DataError(
-            f"the {part} in {folder} is not the one that its model.json names",
-            "files were mixed or cut short: make or copy it again",
-        )
-    for parent, expected in description["parents"].items():
-        if parts.get(parent) != expected:
-            raise DataError(
-                f"the {part} in {folder} was made with another {parent} than lies beside it",
-                "files were mixed: make or copy it again",
-            )
-    return description, weights
+    finish(folder, parts, card)
 
 
 def load_format(folder: Path, device: str | torch.device = "cpu") -> Format:
@@ -359,7 +207,7 @@ def _with_way_back(made: Format, folder: Path, root: Path) -> Format:
     if not isinstance(made, MelFormat) or made.config.phase != "learned":
         return made
     _phase_hash(folder, format_hash(made))
-    description, weights = _read_part(folder, "phase", read_model_json(folder)["parts"])
+    description, weights = read_part(folder, "phase")
     kind, config = _known(MODELS, description["config"], folder / "phase.json")
     network = kind(config)
     load_into(network, weights, f"the phase network in {folder}")
@@ -406,7 +254,7 @@ def load_vae(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtyp
     """
     parts = read_model_json(folder)["parts"]
     made = load_format(folder, device)
-    description, weights = _read_part(folder, "vae", parts)
+    description, weights = read_part(folder, "vae")
     kind, config = _known(MODELS, description["config"], folder / "vae.json")
     vae = kind(config, channels=made.channels, frequencies=made.frequencies())
     load_into(vae, weights, f"the vae in {folder}")
@@ -420,7 +268,7 @@ def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dt
         DataError: something is missing, broken, newer, or does not belong together.
     """
     parts = read_model_json(folder)["parts"]
-    description, weights = _read_part(folder, "unet", parts)
+    description, weights = read_part(folder, "unet")
     vae_model = load_vae(folder, device, dtype)
     facts = description["facts"]
     if read_json(folder / "labels.json") != facts["games"]:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from dualdiff.errors import DataError, UsageError
-from dualdiff.store import load_model, load_tensors, tensors_of
+from dualdiff.store import load_model
 from dualdiff.training.averaging import parse_average, run_of, with_average
 from dualdiff.training.snapshots import rebuild
+from dualdiff.weights import load_tensors, tensors_of
 
 
 def test_a_width_may_name_a_step() -> None:

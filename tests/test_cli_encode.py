@@ -8,7 +8,8 @@ import torch
 from dualdiff.data.latents import LatentIndex
 from dualdiff.formats.mel import MelFormat
 from dualdiff.models import VAE, VAEConfig
-from dualdiff.store import save_vae, tensors_of
+from dualdiff.store import save_vae
+from dualdiff.weights import tensors_of
 
 
 @pytest.fixture

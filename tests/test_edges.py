@@ -16,8 +16,9 @@ from dualdiff.formats import edges
 from dualdiff.formats.mel import MelConfig, MelFormat
 from dualdiff.losses.edges import by_loudness, misses, von_mises_nll
 from dualdiff.models.phase import INPUTS, PhaseNet, PhaseNetConfig
+from dualdiff.parts import read_model_json
 from dualdiff.settings import open_project, project_toml
-from dualdiff.store import load_format, load_model, open_format, read_model_json
+from dualdiff.store import load_format, load_model, open_format
 from dualdiff.wayback import train_phase
 
 CONFIG = MelConfig()

@@ -12,8 +12,9 @@ from dualdiff.errors import DataError
 from dualdiff.evaluation.inspection import curves, inspect
 from dualdiff.evaluation.modelfolder import parameters_in
 from dualdiff.files import sha256_of
-from dualdiff.store import load_model, save_tensors
+from dualdiff.store import load_model
 from dualdiff.training.run import Checkpoint, Run
+from dualdiff.weights import save_tensors
 
 
 def test_a_ledger(tmp_path):

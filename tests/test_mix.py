@@ -10,7 +10,8 @@ from test_store import write_model
 
 from dualdiff.errors import DataError
 from dualdiff.evaluation.mix import fit_mix, load_mix, pooled, save_mix
-from dualdiff.store import load_model, read_model_json
+from dualdiff.parts import read_model_json
+from dualdiff.store import load_model
 
 GAMES = ("A", "B", "C")
 

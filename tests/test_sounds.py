@@ -17,7 +17,8 @@ from dualdiff.evaluation.mix import fit_mix, save_mix
 from dualdiff.evaluation.modelfolder import map_of_games
 from dualdiff.files import sha256_of
 from dualdiff.recipe import sealed
-from dualdiff.store import load_model, load_vae, save_tensors
+from dualdiff.store import load_model, load_vae
+from dualdiff.weights import save_tensors
 
 RATE = 32000
 TRACKS = [("A", 0), ("A", 1), ("A", 2), ("B", 3), ("B", 4), ("B", 5)]

@@ -11,17 +11,9 @@ from dualdiff.errors import DataError
 from dualdiff.formats import FORMATS
 from dualdiff.formats.mel import MelConfig
 from dualdiff.models import VAE, UNet, UNetConfig, VAEConfig
-from dualdiff.store import (
-    LatentSpace,
-    format_hash,
-    load_format,
-    load_model,
-    load_vae,
-    read_model_json,
-    save_unet,
-    save_vae,
-    tensors_of,
-)
+from dualdiff.parts import read_model_json
+from dualdiff.store import LatentSpace, format_hash, load_format, load_model, load_vae, save_unet, save_vae
+from dualdiff.weights import tensors_of
 
 FACTS = {
     "games": ["A", "B"],

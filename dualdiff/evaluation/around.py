@@ -11,7 +11,7 @@ from dualdiff.data.latents import LatentIndex
 from dualdiff.data.ledger import LEDGER_NAME, Row, read_ledger
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.evaluation.finding import Sheet
-from dualdiff.store import read_model_json
+from dualdiff.parts import read_model_json
 
 SETTINGS_NAME = "dualdiff.toml"
 SAME, CHANGED, GONE = "as it was", "another one lies there", "not here"

@@ -28,9 +28,8 @@ from dualdiff.data.latents import INDEX_NAME, LatentIndex
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.evaluation.alike import Nearest, nearest, passages_of
 from dualdiff.evaluation.spaces import Space, numbers_of
-from dualdiff.files import hash_of, sha256_of, write_json_atomically
+from dualdiff.files import hash_of, read_json, sha256_of, write_json_atomically
 from dualdiff.progress import Progress, silent
-from dualdiff.store import read_json
 
 PASSAGE_S = 4.0
 """Passages last so long, and start every half of it."""

@@ -18,9 +18,10 @@ from dualdiff.evaluation.dataset import inspect_dataset
 from dualdiff.evaluation.finding import Bars, Chart, Finding, Histogram, Lines, Sheet
 from dualdiff.evaluation.modelfolder import inspect_model
 from dualdiff.evaluation.sounds import clips_in, inspect_audio, inspect_clips, row_pairs
-from dualdiff.files import hash_of, sha256_of
+from dualdiff.files import hash_of, read_json, sha256_of
+from dualdiff.parts import read_model_json
 from dualdiff.progress import Progress, silent
-from dualdiff.store import named_model, read_json, read_model_json
+from dualdiff.store import named_model
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 from dualdiff.data.latentfile import read_columns
 from dualdiff.data.latents import ENCODE, LatentIndex, LatentTrack
 from dualdiff.errors import DataError
-from dualdiff.store import add_part, read_model_json, read_part
+from dualdiff.parts import add_part, read_model_json, read_part
 from dualdiff.types import Latents
 
 PART = "mix"

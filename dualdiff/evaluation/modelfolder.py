@@ -15,7 +15,8 @@ from dualdiff.errors import DataError
 from dualdiff.evaluation.around import Around, ancestry
 from dualdiff.evaluation.card import read_card
 from dualdiff.evaluation.finding import Bars, Chart, Finding, Scatter, Sheet
-from dualdiff.store import read_json, read_model_json
+from dualdiff.files import read_json
+from dualdiff.parts import read_model_json
 
 EMBEDDING = "label_embedding.weight"
 """The tensor of the UNet that holds a vector per game."""

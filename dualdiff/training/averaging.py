@@ -5,9 +5,11 @@ from pathlib import Path
 
 from dualdiff.config import plain
 from dualdiff.errors import DataError, UsageError
+from dualdiff.files import read_json
 from dualdiff.models import UNet
-from dualdiff.store import Model, load_into, read_json, ready, tensors_of
+from dualdiff.store import Model, ready
 from dualdiff.training.snapshots import Rebuilt, rebuild
+from dualdiff.weights import load_into, tensors_of
 
 
 def parse_average(text: str) -> tuple[float, int | None]:

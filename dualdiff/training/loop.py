@@ -25,7 +25,6 @@ from dualdiff.files import write_text_atomically
 from dualdiff.models.layers import renormalise
 from dualdiff.progress import Progress, silent
 from dualdiff.seeding import Stream
-from dualdiff.store import load_into, tensors_of
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.ema import EMA, decay_at, gamma_of
 from dualdiff.training.memory import is_out_of_memory, largest_fitting, memory_bytes, out_of_memory
@@ -35,6 +34,7 @@ from dualdiff.training.plan import Budget
 from dualdiff.training.run import COSTS_NAME, Checkpoint, Run
 from dualdiff.training.snapshots import is_due as is_snapshot_due
 from dualdiff.training.stop import StopSignals, is_true_for_any
+from dualdiff.weights import load_into, tensors_of
 
 log = logging.getLogger(__name__)
 

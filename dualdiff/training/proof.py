@@ -11,10 +11,10 @@ from torch import nn
 
 from dualdiff.data.loader import Batch
 from dualdiff.progress import Progress, silent
-from dualdiff.store import load_tensors
 from dualdiff.training.job import Job, with_micro_batch
 from dualdiff.training.objective import Loss, Objective, Place
 from dualdiff.training.run import RECORD_NAME
+from dualdiff.weights import load_tensors
 
 SECONDS = 40.0
 """What the steps of a proof may take in all, about."""

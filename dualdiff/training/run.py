@@ -28,9 +28,9 @@ from torch import Tensor
 
 from dualdiff.config import parse_toml
 from dualdiff.errors import DataError, DualdiffError
-from dualdiff.files import write_json_atomically, write_text_atomically
-from dualdiff.store import load_tensors, read_json, save_tensors
+from dualdiff.files import read_json, write_json_atomically, write_text_atomically
 from dualdiff.training import snapshots
+from dualdiff.weights import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from dualdiff.errors import DataError
-from dualdiff.store import load_tensors, save_tensors
 from dualdiff.training.ema import gamma_of, post_hoc
+from dualdiff.weights import load_tensors, save_tensors
 
 RATIO = 0.6
 """Of the steps of one snapshot and the next."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dualdiff.data.latents import LatentIndex
 from dualdiff.errors import DataError
-from dualdiff.store import read_json
+from dualdiff.files import read_json
 
 log = logging.getLogger(__name__)
 

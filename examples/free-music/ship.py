@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.files import write_text_atomically
-from dualdiff.store import add_part, load_model, load_vae, read_model_json, read_part, save_unet, save_vae
+from dualdiff.parts import add_part, read_model_json, read_part
+from dualdiff.store import load_model, load_vae, save_unet, save_vae
 
 LARGEST_BYTES = 40_000_000
 """What a package can carry without being a burden."""
