@@ -2,10 +2,11 @@
 
     python benchmarks/copies.py PROJECT CLIP... > copies.md
     python benchmarks/copies.py --overfit PROJECT WORK >> copies.md
+    python benchmarks/copies.py --held-out PROJECT >> copies.md
 
 PROJECT is a trained project, CLIP clips of its model. A planted copy is 8 s of a training track within 20 s of a clip,
 changed: turned down, low-passed by another rate, through MP3, with noise, or under the clip's own music. Each is told
-of as `inspect` tells it. The other part, `--overfit`, is apart: see overfit.py beside this file.
+of as `inspect` tells it. The other parts are apart: see overfit.py and heldout.py beside this file.
 """
 
 import datetime
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import heldout
 import overfit
 import torch
 
@@ -56,9 +58,12 @@ def changed(copy: Waveform, ground: Waveform, change: str, folder: Path) -> Wave
 
 
 def main() -> None:
-    """Plant, look, and print the table; or the other part."""
+    """Plant, look, and print the table; or one of the other parts."""
     if sys.argv[1:2] == ["--overfit"]:
         overfit.measure(Path(sys.argv[2]), Path(sys.argv[3]))
+        return
+    if sys.argv[1:2] == ["--held-out"]:
+        heldout.measure(Path(sys.argv[2]))
         return
     root, clips = Path(sys.argv[1]), [Path(word) for word in sys.argv[2:]]
     around = Around.of(root / "dualdiff.toml", root)
@@ -97,7 +102,8 @@ def main() -> None:
     known = [own for own in told if own is not None]
     flagged = sum(own.flagged for own in known)
     print(f"\nOf the {len(known)} clips themselves {flagged} are flagged;", end=" ")
-    print(f"the stated rate of false alarms is {max(own.stated_rate for own in known):.1%}.")
+    print(f"the stated rate of false alarms is {max(own.stated_rate for own in known):.1%}", end=" ")
+    print(f"of tracks at most, from {known[0].tracks} to compare with.")
 
 
 if __name__ == "__main__":

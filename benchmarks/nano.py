@@ -172,10 +172,10 @@ def copies(project: Project, pipeline: Pipeline, made: Sequence[Made]) -> str:
         if heard:
             series[heard.name] = fingerprint(one.clip.waveform, one.clip.sample_rate)
         found.append(finder.find(series, one.clip.waveform.shape[-1] / one.clip.sample_rate))
-    flagged, smallest = sum(one.flagged for one in found), max(one.smallest_rate for one in found)
+    flagged, stated = sum(one.flagged for one in found), max(one.stated_rate for one in found)
     return (
         f"{flagged} of {len(found)} clips ({flagged / len(found):.1%}) are flagged as copies; of music that is no copy "
-        f"{max(0.01, smallest):.1%} would be. Looked for in: {', '.join(finder.spaces)}."
+        f"{stated:.1%} would be, at most. Looked for in: {', '.join(finder.spaces)}."
     )
 
 

@@ -24,14 +24,19 @@ from dualdiff.evaluation.ear import Ear
 MUSIC = Path(__file__).resolve().parent.parent / "examples" / "music"
 RATE = 32000
 TRACK_S, CLIP_S, CLIPS_A_GAME = 12.0, 8.0, 3
-STEPS, BATCH, CHANNELS = 500, 8, 16
+STEPS, BATCH, CHANNELS = 4000, 4, 32
 SETTINGS = (
     "dataset.near_duplicates=keep",
+    "encode.offsets=1",
     f"unet.base_channels={CHANNELS}",
     "unet.loss.label_dropout=0",
     f"unet.train.steps={STEPS}",
     f"unet.train.batch_size={BATCH}",
-    "unet.train.crop_s=4.096",
+    "unet.train.crop_s=8.192",
+    "unet.train.decay_after_steps=1000",
+    "unet.train.export_ema_width=0.045",
+    "unet.train.validate_every=500",
+    "unet.train.save_every=500",
 )
 
 
@@ -69,7 +74,7 @@ def prepare(vae: Path, work: Path) -> None:
     write_ledger(
         work / LEDGER_NAME, [replace(row, split="train" if row.path in names else "validation") for row in rows]
     )
-    dualdiff(work, "encode", *changes()[:2])
+    dualdiff(work, "encode", *changes()[:4])
 
 
 def clips_of(work: Path) -> list[Path]:

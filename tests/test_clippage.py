@@ -34,7 +34,7 @@ def entry(sounds, game="Sonic", seed=1, model=MODELS[0], suffix=".flac", scaled=
     return Entry(
         name=f"{game}-{seed}-{model[:1]}{suffix}", sha256=f"{game}{seed}{model}"[:64], audio=sounds[suffix],
         suffix=suffix, picture=PNG, seconds=1.0, recipe=recipe, asked={game: 1.0}, shares={game: 0.6, "Other": 0.4},
-        copies=Copies(scaled, 0.5, 0.01, flagged, (match,)), details=recipe,
+        copies=Copies(scaled, 0.5, 0.01, flagged, (match,), 19), details=recipe,
     )  # fmt: skip
 
 

@@ -90,6 +90,9 @@ def test_a_clip_tells_its_games_and_its_nearest_training_passage(project):
     assert sheet(found, "games").rows[0][:2] == ("A", 1.0)
     assert sheet(found, "came from").rows[0][2:] == ("models/unet", "as it was")
     assert any("nearest training passage is in A/1.flac" in note for note in found.notes)
+    few = next(note for note in found.notes if "hold more tracks out" in note)
+    assert "no rate below" in few
+    assert "5% takes 19 of them" in few
     assert [type(chart).__name__ for chart in found.charts()] == ["Picture", "Sound", "Bars"]
     assert (project / "latents" / "copies.json").is_file()
 

@@ -4,12 +4,17 @@ Every passage of some seconds is looked for in all training tracks, at any offse
 A distance by itself says little: some music is alike. So the same is done with music that cannot have been copied:
 held-out tracks, and, where those are few, training tracks against all others. From these,
 
-* the scaled distance: the distance, over the median of theirs; the smallest of all passages and spaces is the clip's;
-* the false-alarm rate: the share of pieces of theirs, as long as the clip, that come at least as near, with the clip
-  counted among them: a conformal p-value, right whatever the distribution (Vovk et al. 2005). With m such pieces the
-  smallest rate that can be stated is 1 / (m + 1).
+* the scaled distance: the distance, over the usual one of theirs; the smallest of all passages and spaces is a clip's;
+* the false-alarm rate: the share of their tracks whose closest passage comes at least as near, with the clip counted
+  among them as one more track: a conformal p-value (Vovk et al. 2005).
 
-A clip is flagged when its rate is at most `FLAGGED_RATE`, or the smallest that can be stated if that is larger; and
+Passages of one track are not independent: one track may be like its neighbour on the album throughout. So tracks are
+what is counted, each by its closest passage alone. If the clip is music that is no copy, and as good as drawn with the
+tracks to compare with, then whatever part of it is listened to, all its parts together included, the rate is at most
+a level in at most that share of cases. With n tracks the smallest rate that can be stated is 1 / (n + 1): 5 % needs
+19. (A training track is compared with one track less than a clip is, which matters where there are very few.)
+
+A clip is flagged when its rate is at most `STATED_RATE`, or the smallest that can be stated if that is larger; and
 none is where not even `LARGEST_RATE` can be stated.
 """
 
@@ -33,16 +38,17 @@ from dualdiff.progress import Progress, silent
 
 PASSAGE_S = 4.0
 """Passages last so long, and start every half of it."""
-FLAGGED_RATE = 0.01
+STATED_RATE = 0.05
 LARGEST_RATE = 0.1
-FEW_TRACKS = 20
-"""Fewer held-out tracks than this are joined by training tracks, each compared with all others."""
-MOST_PASSAGES = 1024
-"""Of held-out music that are looked for, for each space: what bounds the time."""
+FEW_TRACKS = 19
+"""Fewer held-out tracks than this cannot state `STATED_RATE`: they are joined by training tracks."""
+MOST_TRACKS = 40
+"""That a clip is compared with."""
+MOST_PASSAGES = 2048
+"""Of all these tracks that are looked for, for each space: what bounds the time. Of long tracks the middle is taken."""
 CALIBRATION_NAME = "copies.json"
-VERSION = 1
+VERSION = 2
 _SHOWN = 8
-_ROUNDING_S = 0.2  # passages are whole steps of their space
 
 
 @dataclass(frozen=True)
@@ -52,16 +58,10 @@ class Passages:
     starts_s: tuple[float, ...]
     distances: tuple[float, ...]
 
-    def least(self, first_s: float, last_s: float) -> float:
-        """The smallest distance of the passages between two times; inf if there is none."""
-        last_start_s = last_s - PASSAGE_S + _ROUNDING_S
-        pairs = zip(self.starts_s, self.distances, strict=True)
-        return min((own for start, own in pairs if first_s - _ROUNDING_S <= start <= last_start_s), default=math.inf)
-
 
 @dataclass(frozen=True)
 class Reference:
-    """A piece of music that is no copy: what it is, how long, and its passages by space."""
+    """A track that is no copy: what it is, how much of it is compared with, and its passages by space."""
 
     path: str
     held_out: bool
@@ -77,26 +77,28 @@ class Calibration:
 
     @cached_property
     def usual(self) -> dict[str, float]:
-        """The median distance of its passages, by space."""
+        """The distance of a passage in the middle of a track's in the middle of all tracks', by space."""
         spaces = self.references[0].passages if self.references else {}
         return {
-            space: max(median([d for own in self.references for d in own.passages[space].distances] or [1.0]), 1e-6)
+            space: max(median(median(own.passages[space].distances or [1.0]) for own in self.references), 1e-6)
             for space in spaces
         }
 
-    def pieces(self, length_s: float) -> list[float]:
-        """The smallest scaled distance of each piece of about a length, pieces following each other."""
-        found = []
-        for own in self.references:
-            for part in range(int(own.length_s / length_s + 0.2)):
-                first_s, last_s = part * length_s, (part + 1) * length_s
-                scaled = [own.passages[space].least(first_s, last_s) / usual for space, usual in self.usual.items()]
-                found += [min(scaled)] if math.isfinite(min(scaled)) else []
-        return found
+    @cached_property
+    def closest(self) -> list[float]:
+        """The smallest scaled distance of each track."""
+        return [
+            min(min(own.passages[space].distances, default=math.inf) / usual for space, usual in self.usual.items())
+            for own in self.references
+        ]
+
+    def rate(self, scaled: float) -> float:
+        """The share of tracks with a passage at least as near, one more that is so near among them."""
+        return (1 + sum(own <= scaled for own in self.closest)) / (1 + len(self.closest))
 
     @property
     def longest_s(self) -> float:
-        """The longest piece that half of the music has."""
+        """As much music as half of the tracks have."""
         return median([own.length_s for own in self.references]) if self.references else 0.0
 
 
@@ -112,7 +114,7 @@ class Match:
     distance: float
     scaled: float
     rate: float
-    """The share of passages of music that is no copy that come at least as near."""
+    """The share of tracks that are no copy with a passage that comes at least as near."""
 
 
 @dataclass(frozen=True)
@@ -122,17 +124,19 @@ class Copies:
     scaled: float
     """The smallest scaled distance of its passages."""
     rate: float
-    """How often a piece of music of its length that is no copy comes as near."""
+    """How often music that is no copy comes anywhere as near, at most."""
     smallest_rate: float
-    """The smallest rate that can be stated, with as much music as there is to compare with."""
+    """The smallest rate that can be stated, with as many tracks as there are to compare with."""
     flagged: bool
     matches: tuple[Match, ...]
     """The nearest passages, nearest first."""
+    tracks: int
+    """How many tracks that are no copy it was compared with."""
 
     @property
     def stated_rate(self) -> float:
-        """How often music that is no copy is flagged."""
-        rate = max(FLAGGED_RATE, self.smallest_rate)
+        """How often music that is no copy is flagged, at most."""
+        rate = max(STATED_RATE, self.smallest_rate)
         return rate if rate <= LARGEST_RATE else 0.0
 
 
@@ -157,29 +161,27 @@ class CopyFinder:
         found = {name: _search(self.spaces[name], own) for name, own in series.items()}
         if not any(len(starts) for starts, _ in found.values()):
             raise DataError(f"it is shorter than {PASSAGE_S:g} s", "what a clip may have copied is told of longer ones")
-        usual = self.calibration.usual
-        matches = [match for name, own in found.items() for match in self._matches(name, *own, usual[name])]
+        known = self.calibration
+        matches = [match for name, own in found.items() for match in self._matches(name, *own)]
         matches.sort(key=lambda match: match.scaled)
         # Of a clip longer than the music to compare with, each part is tested: so many chances, so many times the rate.
-        parts = max(1, math.ceil(length_s / max(self.calibration.longest_s, PASSAGE_S) - 0.1))
-        pieces = self.calibration.pieces(length_s / parts)
-        smallest = min(1.0, parts / (len(pieces) + 1))
-        as_near = sum(piece <= matches[0].scaled for piece in pieces)
-        rate = min(1.0, parts * (as_near + 1) / (len(pieces) + 1))
-        flagged = rate <= max(FLAGGED_RATE, smallest) <= LARGEST_RATE
-        return Copies(matches[0].scaled, rate, smallest, flagged, tuple(matches[:_SHOWN]))
+        parts = max(1, math.ceil(length_s / max(known.longest_s, PASSAGE_S) - 0.1))
+        smallest = min(1.0, parts * known.rate(-math.inf))
+        rate = min(1.0, parts * known.rate(matches[0].scaled))
+        flagged = rate <= max(STATED_RATE, smallest) <= LARGEST_RATE
+        return Copies(matches[0].scaled, rate, smallest, flagged, tuple(matches[:_SHOWN]), len(known.references))
 
-    def _matches(self, name: str, starts_s: Sequence[float], near: Nearest, usual: float) -> list[Match]:
-        known = sorted(d for own in self.calibration.references for d in own.passages[name].distances)
+    def _matches(self, name: str, starts_s: Sequence[float], near: Nearest) -> list[Match]:
+        usual = self.calibration.usual.get(name, 1.0)
         matches = []
         for at_s, distance, number, step in zip(
             starts_s, near.distances.tolist(), near.series.tolist(), near.steps.tolist(), strict=True
         ):
             if number >= 0:
                 track = self.index.tracks[number]
-                rate = (sum(own <= distance for own in known) + 1) / (len(known) + 1)
-                place_s = step * self.spaces[name].step_s
-                matches.append(Match(at_s, name, track.game, track.path, place_s, distance, distance / usual, rate))
+                place_s, scaled = step * self.spaces[name].step_s, distance / usual
+                rate = self.calibration.rate(scaled)
+                matches.append(Match(at_s, name, track.game, track.path, place_s, distance, scaled, rate))
         return matches
 
     def _stored_calibration(self, progress: Progress) -> Calibration:
@@ -220,46 +222,57 @@ def _search(space: Space, series: Tensor, own: int = -1) -> tuple[list[float], N
 def calibrate(index: LatentIndex, spaces: Sequence[Space], progress: Progress = silent) -> Calibration:
     """Look for held-out music in all training tracks; each training track that joins it, in all others."""
     held_out, training = numbers_of(index, "validation"), numbers_of(index, "train")
-    joining = training if len(held_out) < FEW_TRACKS and len(training) > 1 else []
-    column_s = index.frame_s * index.frames_per_column
-    lengths_s = {number: index.tracks[number].columns * column_s for number in (*held_out, *joining)}
-    chosen = _thinned(held_out, joining, lengths_s)
+    chosen = _spread(held_out, MOST_TRACKS)
+    if len(chosen) < FEW_TRACKS and len(training) > 1:
+        chosen += _spread(training, MOST_TRACKS - len(chosen))
+    longest_s = (MOST_PASSAGES // max(len(chosen), 1) + 1) * PASSAGE_S / 2
     found: dict[int, dict[str, Passages]] = {number: {} for number in chosen}
     for done, space in enumerate(spaces):
         progress(done, len(spaces), f"how near other music comes: {space.name}")
-        for number, passages in _all_passages(space, chosen, set(training)).items():
+        for number, passages in _all_passages(space, chosen, set(training), longest_s).items():
             found[number][space.name] = passages
     progress(len(spaces), len(spaces), "how near other music comes")
-    references = [
-        Reference(index.tracks[number].path, number in set(held_out), lengths_s[number], found[number])
-        for number in chosen
-    ]
-    return Calibration(tuple(references))
+    column_s = index.frame_s * index.frames_per_column
+    return Calibration(
+        tuple(
+            Reference(
+                path=index.tracks[number].path,
+                held_out=number in held_out,
+                length_s=min(index.tracks[number].columns * column_s, longest_s),
+                passages=found[number],
+            )
+            for number in chosen
+        )
+    )
 
 
-def _thinned(held_out: Sequence[int], joining: Sequence[int], lengths_s: Mapping[int, float]) -> list[int]:
-    """The held-out tracks, then those that join, as far as `MOST_PASSAGES` allow; spread evenly."""
-    chosen: list[int] = []
-    budget = float(MOST_PASSAGES)
-    for numbers in (held_out, joining):
-        cost = sum(lengths_s[number] for number in numbers) / (PASSAGE_S / 2)
-        every = max(1, math.ceil(cost / max(budget, 1.0)))
-        chosen += numbers[::every]
-        budget -= cost / every
-    return chosen
+def _spread(numbers: Sequence[int], most: int) -> list[int]:
+    """So many of them at most, spread evenly."""
+    count = min(len(numbers), most)
+    return [numbers[place * len(numbers) // count] for place in range(count)]
 
 
-def _all_passages(space: Space, numbers: Sequence[int], training: set[int]) -> dict[int, Passages]:
-    """The passages of some tracks, all looked for in one pass over the training tracks."""
+def _middle(series: Tensor, steps: int) -> tuple[Tensor, int]:
+    """The middle of a series (D, M), at most so many steps of it, and where it starts."""
+    start = max(0, (series.shape[1] - steps) // 2)
+    return series[:, start : start + steps], start
+
+
+def _all_passages(space: Space, numbers: Sequence[int], training: set[int], longest_s: float) -> dict[int, Passages]:
+    """The passages of the middle of some tracks, all looked for in one pass over the training tracks."""
     length = round(PASSAGE_S / space.step_s)
-    parts = [(number, *passages_of(space.track(number), length, max(1, length // 2))) for number in numbers]
+    parts = []
+    for number in numbers:
+        middle, start = _middle(space.track(number), round(longest_s / space.step_s))
+        own, places = passages_of(middle, length, max(1, length // 2))
+        parts.append((number, own, tuple((place + start) * space.step_s for place in places.tolist())))
     if not parts:
         return {}
     owners = torch.cat([torch.full((len(own),), number if number in training else -1) for number, own, _ in parts])
     near = nearest(torch.cat([own for _, own, _ in parts]), space.training(), owners)
     found, first = {}, 0
-    for number, own, starts in parts:
+    for number, own, starts_s in parts:
         distances = near.distances[first : first + len(own)].tolist()
-        found[number] = Passages(tuple(start * space.step_s for start in starts.tolist()), tuple(distances))
+        found[number] = Passages(starts_s, tuple(distances))
         first += len(own)
     return found

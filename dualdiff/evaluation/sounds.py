@@ -14,7 +14,7 @@ from dualdiff.data.ledger import Row
 from dualdiff.errors import DataError
 from dualdiff.evaluation.around import GONE, SAME, Around, ancestry
 from dualdiff.evaluation.clippage import Entry, clip_page
-from dualdiff.evaluation.copies import Copies
+from dualdiff.evaluation.copies import FEW_TRACKS, LARGEST_RATE, STATED_RATE, Copies
 from dualdiff.evaluation.ear import Ear, Heard
 from dualdiff.evaluation.finding import Bars, Chart, Finding, Picture, Sheet, Sound
 from dualdiff.evaluation.players import MEDIA, compact
@@ -155,13 +155,20 @@ def copies_notes(copies: Copies | None) -> list[str]:
         f"Its nearest training passage is in {nearest.track} at {nearest.track_s:.0f} s ({nearest.space}), at "
         f"{copies.scaled:.2f} of the usual distance"
     )
-    rate = f"music that is no copy comes so near in {copies.rate:.1%} of the cases"
-    if copies.smallest_rate >= copies.rate:
-        rate = (
-            "none of the music that is no copy comes so near, of which there is so little that no rate below "
-            f"{copies.smallest_rate:.1%} can be stated"
-        )
-    return [f"{near}: {rate}. {'It may be a copy.' if copies.flagged else 'It is not flagged.'}"]
+    rate = f"of music that is no copy {copies.rate:.1%} comes anywhere so near, at most"
+    if copies.rate <= copies.smallest_rate:
+        rate = f"none of the {copies.tracks} tracks that it was compared with comes so near, though they are no copies"
+    return [f"{near}: {rate}. {'It may be a copy.' if copies.flagged else 'It is not flagged.'}", *_few(copies)]
+
+
+def _few(copies: Copies) -> list[str]:
+    """What is wrong where there is too little music to compare with."""
+    if copies.smallest_rate <= STATED_RATE:
+        return []
+    problem = f"With {copies.tracks} tracks that are no copies no rate below {copies.smallest_rate:.1%} can be stated"
+    if copies.smallest_rate > LARGEST_RATE:
+        problem += ", too large a one to flag anything by"
+    return [f"{problem}; {STATED_RATE:.0%} takes {FEW_TRACKS} of them, as long as the clip: hold more tracks out."]
 
 
 def picture_of(waveform: Waveform, sample_rate: int) -> bytes:
@@ -248,12 +255,9 @@ def _flagged_notes(heard: Sequence[Heard]) -> list[str]:
     told = [own.copies for own in heard if own.copies]
     if not told:
         return []
-    flagged = sum(own.flagged for own in told)
-    rate = max(own.stated_rate for own in told)
-    return [
-        f"{flagged} of {len(told)} clips come nearer to training music than they should; {rate:.1%} of music that is "
-        "no copy would, too."
-    ]
+    flagged, worst = sum(own.flagged for own in told), max(told, key=lambda own: own.smallest_rate)
+    rate = f"{worst.stated_rate:.1%} of music that is no copy would, too, at most"
+    return [f"{flagged} of {len(told)} clips come nearer to training music than they should; {rate}.", *_few(worst)]
 
 
 def _folder_sheets(folder: Path, heard: Sequence[Heard], unread: Sequence[tuple[str, str]]) -> list[Sheet]:
