@@ -24,8 +24,10 @@ from dualdiff import audio
 from dualdiff.evaluation import notes
 from dualdiff.evaluation.baselines import griffin_lim
 from dualdiff.evaluation.metrics import METRICS
-from dualdiff.formats.mel import ITERATIONS, MelConfig, MelFormat, mel_inverse
-from dualdiff.formats.phase import Recovery, recover
+from dualdiff.formats.filters import mel_inverse
+from dualdiff.formats.mel import MelConfig, MelFormat
+from dualdiff.formats.melbase import ITERATIONS
+from dualdiff.formats.phase import Recovery, at_random, recover
 from dualdiff.formats.polish import Polish, Target
 from dualdiff.formats.stft import Stft
 from dualdiff.progress import silent
@@ -48,7 +50,7 @@ def original(sample: Sample) -> Waveform:
         return Target((MEL.mel(sample[0, ..., first:last]).transpose(-1, -2) @ INVERSE).clamp_min_(0))
 
     polish = Polish(REFERENCE, FGLA_ITERATIONS, last_weight=0.33)
-    return recover(source, sample.shape[-1], Recovery(polish), seed=0, progress=silent)
+    return recover(source, sample.shape[-1], Recovery(polish, at_random), seed=0, progress=silent)
 
 
 def plain_original(sample: Sample) -> Waveform:

@@ -15,16 +15,17 @@ from format import EXAMPLES, MEL, MUSIC, TUNED_ON, errors, excerpt
 
 from dualdiff import audio
 from dualdiff.evaluation.metrics import METRICS
-from dualdiff.formats.mel import BLEND_HZ, FREE_HZ, MONO_SHARE, filters_on
-from dualdiff.formats.phase import Recovery, recover
+from dualdiff.formats.filters import filters_on
+from dualdiff.formats.melbase import BLEND_HZ, FREE_HZ, MONO_SHARE
+from dualdiff.formats.phase import Integrated, Recovery, at_random, recover
 from dualdiff.formats.polish import ACCELERATED, FAST, Bands, Pace, Polish, Target, stereo_weight
 from dualdiff.formats.stft import Stft, with_magnitude
 from dualdiff.progress import silent
 from dualdiff.seeding import Stream
 from dualdiff.types import Sample, Waveform
 
-STFT, INVERSE, _ = MEL._transform
-BIN_HZ = MEL.sample_rate / STFT.n_fft
+STFT, INVERSE = MEL._short_stft, MEL._back.inverse
+HZ = torch.arange(STFT.bins) * MEL.sample_rate / STFT.n_fft
 STD = MEL.config.window_std
 
 
@@ -44,8 +45,10 @@ def polished(
     """A way back with the package's iterations."""
     bands = None
     if free_hz is not None:
-        bands = Bands(filters_on(MEL.filters, STFT.n_fft), round(free_hz / BIN_HZ), round(BLEND_HZ / BIN_HZ))
-    recovery = Recovery(Polish(STFT, iterations, pace, mono_share, bands), std)
+        bands = Bands(filters_on(MEL.filters, STFT.n_fft), ((HZ - free_hz) / BLEND_HZ).clamp(0, 1))
+    recovery = Recovery(
+        Polish(STFT, iterations, pace, mono_share, bands), at_random if std is None else Integrated(STFT, std)
+    )
     return lambda sample: recover(
         lambda first, last: target_of(sample, first, last), sample.shape[-1], recovery, seed=0, progress=silent
     )
@@ -64,8 +67,8 @@ def projected(kind: str, strength: float, iterations: int) -> Callable[[Sample],
 
     def way(sample: Sample) -> Waveform:
         target = target_of(sample, 0, sample.shape[-1])
-        recovery = Recovery(Polish(STFT, 0), STD)
-        unit = recovery.start(target.magnitudes, None, Stream(0).torch("start"), False)
+        recovery = Integrated(STFT, STD)
+        unit = recovery(target.magnitudes, None, Stream(0).torch("start"), False)
         state, dual = unit * target.at(0, sample.shape[-1], 0.0)[0].expand(2, -1, -1), torch.zeros(1)
         for iteration in range(1, iterations + 1):
             wanted = target.at(0, sample.shape[-1], stereo_weight(iteration, iterations, MONO_SHARE))[0]

@@ -47,7 +47,7 @@ class Settings:
 
     project: ProjectConfig = section("project", ProjectConfig, "the project as a whole")
     dataset: DatasetConfig = section("dataset", DatasetConfig, "which music, and how it is labelled")
-    format: Any = section("format", FORMATS, "waveform to sample and back", default="mel")
+    format: Any = section("format", FORMATS, "waveform to sample and back", default="multimel")
     phase: PhaseNetConfig = section("phase", PhaseNetConfig, "the size of the learned way back of the mel format")
     phase_train: TrainConfig = _training(
         "phase.train",

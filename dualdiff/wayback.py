@@ -44,8 +44,8 @@ def prepare_phase(project: Project) -> Prepared:
     """
     settings, config = project.settings, project.settings.phase_train
     if not isinstance(settings.format, MelConfig):
-        problem = f'= "{settings.format.name}" keeps the phase: there is no way back to learn'
-        raise project.error("format.name", problem, "only the mel format has one")
+        problem = f'= "{settings.format.name}" has no way back to learn'
+        raise project.error("format.name", problem, 'set format.name = "mel": only that format has one')
     accelerator = make_accelerator(select_device(settings.project.device))
     device = accelerator.device
     rows, held_out_rows = training_rows(project)

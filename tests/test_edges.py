@@ -44,7 +44,7 @@ def test_true_changes_lead_to_the_true_phase_without_any_iterations():
     stft, inverse, _ = MEL._transform
     magnitudes = (MEL.mel(sample[0]).transpose(-1, -2) @ inverse).clamp_min_(0)
     believing = edges.Edges(oracle(waveform), 0, stft, CONFIG.window_std)
-    found = believing.start(magnitudes, None, torch.Generator().manual_seed(0), False)[0]
+    found = believing(magnitudes, None, torch.Generator().manual_seed(0), False)[0]
     spectra = stft.spectra(stft.padded(waveform[0].mean(0, keepdim=True)), 0, magnitudes.shape[1])[0]
     turned = found * spectra.conj()
     loud = spectra.abs() > 0.02 * spectra.abs().max()

@@ -16,7 +16,8 @@ import torchaudio
 from dualdiff import audio
 from dualdiff.errors import UsageError, did_you_mean
 from dualdiff.formats import Format
-from dualdiff.formats.mel import MelConfig, MelFormat, mel_inverse
+from dualdiff.formats.filters import mel_inverse
+from dualdiff.formats.mel import MelConfig, MelFormat
 from dualdiff.progress import Progress, silent
 from dualdiff.types import Quality, Sample, Waveform
 

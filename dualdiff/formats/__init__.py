@@ -6,6 +6,7 @@ import torch
 
 from dualdiff.formats.lapped import MCLTFormat, MDCTFormat
 from dualdiff.formats.mel import MelFormat
+from dualdiff.formats.multimel import MultiMelFormat
 from dualdiff.formats.waveform import WaveformFormat
 from dualdiff.progress import Progress, silent
 from dualdiff.types import Quality, Sample, Waveform
@@ -98,7 +99,13 @@ class PhaseKeeping(Protocol):
     """True."""
 
 
-FORMATS: dict[str, Any] = {"mel": MelFormat, "waveform": WaveformFormat, "mdct": MDCTFormat, "mclt": MCLTFormat}
+FORMATS: dict[str, Any] = {
+    "multimel": MultiMelFormat,
+    "mel": MelFormat,
+    "waveform": WaveformFormat,
+    "mdct": MDCTFormat,
+    "mclt": MCLTFormat,
+}
 """Name in the settings -> class."""
 
 __all__ = ["FORMATS", "Continuing", "Format", "PhaseKeeping", "Transposable"]

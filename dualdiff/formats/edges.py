@@ -77,7 +77,7 @@ def true_edges(spectra: Tensor, stft: Stft) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Edges:
-    """What believes, on which transform: a start for `phase.recover`."""
+    """What believes, on which transform: a `phase.Starter`."""
 
     network: Network
     context_frames: int
@@ -85,7 +85,7 @@ class Edges:
     stft: Stft
     window_std: float
 
-    def start(self, magnitudes: Tensor, known: Tensor | None, generator: torch.Generator, circular: bool) -> Tensor:
+    def __call__(self, magnitudes: Tensor, known: Tensor | None, generator: torch.Generator, circular: bool) -> Tensor:
         """Unit spectra to start from, (1, N, F), shared by both channels; `known` spectra (1, K, F) come first.
 
         Cells too quiet to be heard have a random phase.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dualdiff.formats.heap import integrate
 from dualdiff.formats.polish import Polish, Target
-from dualdiff.formats.stft import Stft, with_magnitude
+from dualdiff.formats.stft import Stft, Transform, with_magnitude
 from dualdiff.progress import Progress
 from dualdiff.seeding import Stream
 from dualdiff.types import Waveform
@@ -30,7 +30,11 @@ Source = Callable[[int, int], Target]
 """What the spectra of the frames `first` to `last` should be: long spectrograms need not be in memory as a whole."""
 
 Starter = Callable[[Tensor, Tensor | None, torch.Generator, bool], Tensor]
-"""Another `Recovery.start`."""
+"""Unit spectra to start from, (1, N, F), shared by both channels, for magnitudes (2, N, F).
+
+Further arguments are spectra (1, K, F) that are known of the first K frames, or None; where to draw from; and whether
+the first frame follows the last.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,42 +42,68 @@ class Recovery:
     """How a phase is recovered: from which start, with which iterations."""
 
     polish: Polish
-    window_std: float | None = None
-    """Standard deviation of the (nearly Gaussian) window, audio samples, to start from integrated phases; or None."""
-    starter: Starter | None = None
-    """What else finds the start."""
+    start: Starter
 
-    def start(self, magnitudes: Tensor, known: Tensor | None, generator: torch.Generator, circular: bool) -> Tensor:
-        """Unit spectra to start from, (1, N, F), shared by both channels; `known` spectra (1, K, F) come first."""
-        frames, bins = magnitudes.shape[1:]
-        if self.starter is not None:
-            return self.starter(magnitudes, known, generator, circular)
-        if self.window_std is None:
-            field = torch.view_as_complex(torch.randn(frames, bins, 2, generator=generator)).to(magnitudes.device)
-            return with_magnitude(field)[None]
+
+def at_random(magnitudes: Tensor, known: Tensor | None, generator: torch.Generator, circular: bool) -> Tensor:
+    """The start of the reference, evenly spread phases: a `Starter`."""
+    field = torch.view_as_complex(torch.randn(*magnitudes.shape[1:], 2, generator=generator))
+    return with_magnitude(field.to(magnitudes.device))[None]
+
+
+@dataclass(frozen=True)
+class Integrated:
+    """A start from integrated phases: a `Starter`."""
+
+    stft: Stft
+    window_std: float
+    """Standard deviation of the (nearly Gaussian) window, audio samples."""
+
+    def __call__(self, magnitudes: Tensor, known: Tensor | None, generator: torch.Generator, circular: bool) -> Tensor:
+        """See `Starter`."""
         mid = magnitudes.mean(0).cpu()
-        phase = torch.rand(frames, bins, generator=generator, dtype=torch.float64) * 2 * math.pi
-        known_frames = 0
-        if known is not None:
-            known_frames = known.shape[1]
-            phase[:known_frames] = known[0].angle().cpu()
-        per_frame, per_bin = phase_gradient(mid, self.polish.stft, self.window_std, circular)
-        floor = max(mid.max().item() * AUDIBLE, 1e-30)
-        integrate(mid.numpy(), per_frame.numpy(), per_bin.numpy(), phase.numpy(), known_frames, floor, circular)
-        return torch.complex(phase.cos().float(), phase.sin().float())[None].to(magnitudes.device)
+        phase = known_or_random(mid, known, generator)
+        slopes = phase_gradient(mid, self.stft, self.window_std, circular)
+        outward(mid, *slopes, phase, known, circular)
+        return unit_spectra(phase, magnitudes.device)
 
 
-def phase_gradient(magnitude: Tensor, stft: Stft, window_std: float, circular: bool = False) -> tuple[Tensor, Tensor]:
+def known_or_random(mid: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
+    """The phases of `known` spectra (1, K, F), and random ones behind them, (N, F), float64."""
+    phase = torch.rand(mid.shape, generator=generator, dtype=torch.float64) * 2 * math.pi
+    if known is not None:
+        phase[: known.shape[1]] = known[0].angle().cpu()
+    return phase
+
+
+def outward(
+    mid: Tensor, per_frame: Tensor, per_bin: Tensor, phase: Tensor, known: Tensor | None, circular: bool
+) -> None:
+    """Integrate in place from the known frames and from the loudest cells, as far as anything is audible."""
+    floor = max(mid.max().item() * AUDIBLE, 1e-30)
+    known_frames = 0 if known is None else known.shape[1]
+    slopes = (per_frame.numpy(), per_bin.numpy())
+    integrate(mid.numpy(), *slopes, phase.numpy(), known_frames, floor, circular)
+
+
+def unit_spectra(phase: Tensor, device: torch.device) -> Tensor:
+    """(N, F) to (1, N, F), complex."""
+    return torch.complex(phase.cos().float(), phase.sin().float())[None].to(device)
+
+
+def phase_gradient(
+    magnitude: Tensor, stft: Stft, window_std: float, circular: bool = False, first_bin: int = 0
+) -> tuple[Tensor, Tensor]:
     """Both partial derivatives of the phase of (N, F) magnitudes, as a Gaussian window ties them to the magnitudes.
 
     Prusa et al. 2017, with lambda = 2 pi std^2, hop a, n_fft M, and phases that count from the start of a window of W
-    samples: along frames (a M / lambda) d ln|X|/dk + 2 pi a k / M, wrapped to one turn; along bins
-    -(lambda / (a M)) d ln|X|/dn - pi W / M. Central differences, one-sided at the borders (but for the frames of a
-    loop, which is `circular`). Returns (N, F) twice.
+    samples, for bins from `first_bin` on: along frames (a M / lambda) d ln|X|/dk + 2 pi a k / M, wrapped to one turn;
+    along bins -(lambda / (a M)) d ln|X|/dn - pi W / M. Central differences, one-sided at the borders (but for the
+    frames of a loop, which is `circular`). Returns (N, F) twice.
     """
     ratio = stft.hop_length * stft.n_fft / (2 * math.pi * window_std**2)
     log = magnitude.clamp_min(max(magnitude.max().item() * 1e-10, 1e-30)).log_()
-    bins = torch.arange(log.shape[1], device=log.device, dtype=torch.float64)
+    bins = torch.arange(first_bin, first_bin + log.shape[1], device=log.device, dtype=torch.float64)
     turns = stft.hop_length * bins / stft.n_fft
     advance = (2 * math.pi * (turns - turns.round())).float()
     rise = (log.roll(-1, 0) - log.roll(1, 0)) / 2 if circular else _slope(log, 0)
@@ -98,7 +128,7 @@ def recover(
     """
     stft = recovery.polish.stft
     overlap = OVERLAP_SPANS * stft.overlaps
-    longest = max(MAX_CELLS // (stft.n_fft // 2 + 1), 4 * overlap)
+    longest = max(MAX_CELLS // stft.bins, 4 * overlap)
     if frames < (1 if circular else 2):
         return stft.window.new_zeros(2, 0)
     if frames <= longest:
@@ -141,7 +171,7 @@ def go_on(
     """
     stft = recovery.polish.stft
     hop, overlap = stft.hop_length, OVERLAP_SPANS * stft.overlaps
-    longest = max(MAX_CELLS // (stft.n_fft // 2 + 1), 4 * overlap)
+    longest = max(MAX_CELLS // stft.bins, 4 * overlap)
     whole, done, begun = known.clone(), start, start
     while done < stop:
         first = max(0, done // hop - overlap)
@@ -174,7 +204,7 @@ _FADE_HOPS = 2
 """Pieces that go on from each other are crossfaded over so many hops."""
 
 
-def _whole_frames(samples: int, stft: Stft) -> int:
+def _whole_frames(samples: int, stft: Transform) -> int:
     """How many frames from the first on see no sample from `samples` on."""
     return max((samples - stft.half) // stft.hop_length + 1, 0)
 
@@ -216,7 +246,7 @@ def _in_pieces(
     return whole
 
 
-def _fade(stft: Stft, later: int = 0) -> tuple[int, int]:
+def _fade(stft: Transform, later: int = 0) -> tuple[int, int]:
     """From when to when pieces are crossfaded, in audio samples: well within the frames that both share."""
     margin, half = stft.overlaps // 2, OVERLAP_SPANS * stft.overlaps // 2
     return (later + margin) * stft.hop_length, (later + half - margin) * stft.hop_length
@@ -231,7 +261,7 @@ def _share(progress: Progress, piece: int, pieces: int) -> Progress:
     return tell
 
 
-def _spectra(waveform: Waveform, stft: Stft, first: int, last: int) -> Tensor:
+def _spectra(waveform: Waveform, stft: Transform, first: int, last: int) -> Tensor:
     """Spectra of frames of a waveform, (2, last - first, F), that lie well inside of it."""
     start = first * stft.hop_length - stft.half
     return stft.spectra(waveform[:, start : (last - 1) * stft.hop_length + stft.half], 0, last - first)

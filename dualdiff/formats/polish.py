@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dualdiff.formats.stft import Stft, magnitude, with_magnitude
+from dualdiff.formats.stft import Transform, magnitude, with_magnitude
 from dualdiff.progress import Progress, silent
 from dualdiff.types import Waveform
 
@@ -74,18 +74,21 @@ class Bands:
     lets the iterations find out which of its bins sound.
     """
 
-    def __init__(self, filters: Tensor, lowest: int, blend_bins: int) -> None:
-        """For filters (F, M); bins below `lowest` keep their targets, the next `blend_bins` go over by degrees."""
-        self.lowest = lowest
-        share = ((torch.arange(filters.shape[0], device=filters.device) - lowest + 1) / (blend_bins + 1)).clamp(0, 1)
-        self._fixed = 1 - share[lowest:]
-        weights = filters / filters.sum(1, keepdim=True).clamp_min(1e-6) * share[:, None]
-        free = (filters[:lowest].sum(0) < 1e-3 * filters.sum(0)).nonzero().flatten()
+    def __init__(self, filters: Tensor, free: Tensor, spread: Tensor | None = None) -> None:
+        """For filters (F, M), and how free each bin is, (F,): 0 keeps its target.
+
+        What bands should change is spread over bins as `spread` (F, M) says, which is as the filters say unless given.
+        """
+        spread = filters if spread is None else spread
+        self.lowest = lowest = int(free.nonzero()[0]) if free.any() else len(free)
+        self._fixed = 1 - free[lowest:]
+        weights = spread / spread.sum(1, keepdim=True).clamp_min(1e-6) * free[:, None]
+        whole = (filters[:lowest].sum(0) < 1e-3 * filters.sum(0)).nonzero().flatten()
         self._groups = []
-        for columns in free.tensor_split(min(GROUPS, max(len(free), 1))):
+        for columns in whole.tensor_split(min(GROUPS, max(len(whole), 1))):
             if len(columns):
                 span = slice(int(columns[0]), int(columns[-1]) + 1)
-                used = filters[:, span].amax(1).nonzero().flatten()
+                used = (filters + spread)[:, span].amax(1).nonzero().flatten()
                 rows = slice(max(int(used[0]), lowest), int(used[-1]) + 1)
                 self._groups.append((span, rows, filters[rows, span].contiguous(), weights[rows, span].T.contiguous()))
 
@@ -114,7 +117,7 @@ def stereo_weight(iteration: int, iterations: int, mono_share: float, last: floa
 class Polish:
     """Iterations over a transform."""
 
-    stft: Stft
+    stft: Transform
     iterations: int
     """How many; with 0 the phase stays as it starts."""
     pace: Pace = FAST

@@ -4,6 +4,8 @@ Letters: C channels, T time in audio samples, N frames, F frequency bins, W wind
 (C, N, F), as the transform makes them.
 """
 
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,40 @@ def with_magnitude(spectra: Tensor, magnitudes: Tensor | float = 1.0) -> Tensor:
     return spectra
 
 
+class Transform(Protocol):
+    """What the way back needs of a transform; see `Stft`, whose methods these are."""
+
+    window: Tensor
+    hop_length: int
+    half: int
+    overlaps: int
+    bins: int
+
+    def padded(self, waveform: Waveform, circular: bool = False) -> Waveform:
+        """What the first and last frames see beyond the ends, too."""
+        ...
+
+    def spectra(self, padded: Waveform, first: int, last: int) -> Tensor:
+        """(C, last - first, F), complex."""
+        ...
+
+    def empty(self, channels: int, frames: int) -> Any:
+        """A buffer."""
+        ...
+
+    def add(self, buffer: Any, spectra: Tensor, first: int) -> None:
+        """Overlap-add."""
+        ...
+
+    def envelope(self, frames: int, circular: bool = False) -> Any:
+        """What `finished` divides by."""
+        ...
+
+    def finished(self, buffer: Any, envelope: Any, circular: bool = False) -> Waveform:
+        """The least-squares waveform."""
+        ...
+
+
 class Stft:
     """A centred transform: frame n is weighted by the window around audio sample n * hop_length.
 
@@ -65,6 +101,7 @@ class Stft:
         self.n_fft, self.hop_length, self.half = n_fft, hop_length, len(window) // 2
         self.overlaps = -(-len(window) // hop_length)
         """How many frames cover one audio sample, at most."""
+        self.bins = n_fft // 2 + 1
 
     def padded(self, waveform: Waveform, circular: bool = False) -> Waveform:
         """(C, T) to (C, T + 2 half): what its first and last frames see beyond its ends."""
@@ -94,22 +131,25 @@ class Stft:
         for shift in range(self.overlaps):
             buffer[:, first + shift : first + shift + parts.shape[1]] += parts[:, :, shift]
 
-    def envelope(self, frames: int, circular: bool = False) -> Tensor:
-        """What the windows, squared, of so many frames add up to, (1, T)."""
+    def envelope(self, frames: int, circular: bool = False, margin: int = 0) -> Tensor:
+        """What the windows, squared, of so many frames add up to, (1, T + 2 margin)."""
         buffer = self.empty(1, frames)
         self._add(buffer, self.window.square().expand(1, frames, -1), 0)
-        return self._laid_out(buffer, circular).clamp_min(1e-8)
+        return self._laid_out(buffer, circular, margin).clamp_min(1e-8)
 
-    def finished(self, buffer: Tensor, envelope: Tensor, circular: bool = False) -> Waveform:
-        """The least-squares waveform of the frames in a buffer (Griffin and Lim 1984), (C, T)."""
-        return self._laid_out(buffer, circular).div_(envelope)
+    def finished(self, buffer: Tensor, envelope: Tensor, circular: bool = False, margin: int = 0) -> Waveform:
+        """The least-squares waveform of the frames in a buffer (Griffin and Lim 1984), (C, T + 2 margin)."""
+        return self._laid_out(buffer, circular, margin).div_(envelope)
 
-    def _laid_out(self, buffer: Tensor, circular: bool) -> Tensor:
-        """A copy of what lies in a buffer, (C, T); in a loop, what lies beyond the ends is added at the other end."""
+    def _laid_out(self, buffer: Tensor, circular: bool, margin: int) -> Tensor:
+        """A copy of what lies in a buffer, (C, T), and a margin around it.
+
+        In a loop, which has no margin, what lies beyond the ends is added at the other end.
+        """
         frames = buffer.shape[1] - self.overlaps + 1
         flat = buffer.flatten(1)
         if not circular:
-            return flat[:, self.half : self.half + (frames - 1) * self.hop_length].clone()
+            return flat[:, self.half - margin : self.half + (frames - 1) * self.hop_length + margin].clone()
         length = frames * self.hop_length
         turns = torch.nn.functional.pad(flat, (0, -flat.shape[-1] % length)).view(len(flat), -1, length)
         return turns.sum(1).roll(-self.half, -1)
