@@ -54,9 +54,9 @@ def test_vae_test_measures_held_out_tracks_without_and_with_the_vae(
     assert outcome.code == 0
     lines = outcome.stdout.splitlines()
     assert "held-out excerpts" in lines[0]
-    assert lines[1].split() == ["measure", "best", "mel", "mel", "+", "VAE"]
+    assert lines[1].split() == ["measure", "best", "multimel", "multimel", "+", "VAE"]
     found = json.loads(run_cli("vae", "test", "-n", 1, "--json", *quick, *tiny_settings()).stdout)
-    assert [(way["name"], way["files"]) for way in found] == [("mel", 1), ("mel + VAE", 1)]
+    assert [(way["name"], way["files"]) for way in found] == [("multimel", 1), ("multimel + VAE", 1)]
 
 
 def test_generate_writes_a_clip_for_a_mix(chain: Path, tmp_path: Path, run_cli: Callable[..., object]) -> None:

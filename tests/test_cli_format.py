@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from dualdiff import audio
 from dualdiff.cli.format import spread
 from dualdiff.data.ledger import Row, write_ledger
@@ -44,7 +46,7 @@ def test_a_round_trip_is_heard_beside_baselines(run_cli, music, tmp_path):
     page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     assert page.count("<audio") == page.count("<img") == 4
     found = json.loads(run_cli("format", "roundtrip", file, "--json", *quick).stdout)
-    assert [way["name"] for way in found["ways"]] == ["mel", "mp3-64", "griffin-lim-2"]
+    assert [way["name"] for way in found["ways"]] == ["multimel", "mp3-64", "griffin-lim-2"]
     assert 40 < found["ways"][1]["bitrate_kbps"] < 80
     again = run_cli("format", "test", "--out", tmp_path / "out", "--project", tmp_path)
     assert again.code != 0
@@ -62,6 +64,14 @@ def test_a_quality_is_chosen_by_name(run_cli, music):
     outcome = run_cli("format", "roundtrip", file, "--quality", "hi")
     assert outcome.code == 2
     assert 'did you mean "high"?' in outcome.stderr
+
+
+def test_of_a_very_long_file_the_beginning_goes_through(run_cli, music, monkeypatch):
+    monkeypatch.setattr("dualdiff.cli.format.LONGEST_S", 0.5)
+    file = music / "Bubble Bay" / "01 tune.flac"
+    outcome = run_cli("format", "roundtrip", file, "--no-baselines", "--json", *QUICK)
+    assert "go there and back" in outcome.stderr
+    assert json.loads(outcome.stdout)["files"][0]["duration_s"] == pytest.approx(0.5)
 
 
 def test_bad_files_are_named(run_cli, tmp_path):
@@ -87,9 +97,9 @@ def test_compares_ways_over_tracks_of_the_data_set(run_cli, project, music):
     lines = outcome.stdout.splitlines()
     assert any(line.startswith("notes, F1") for line in lines)
     assert lines[0] == "2 excerpts, 1 s in all"
-    assert lines[1].split() == ["measure", "best", "mel", "mp3-64"]
+    assert lines[1].split() == ["measure", "best", "multimel", "mp3-64"]
     found = json.loads(run_cli("format", "test", *quick, "--json").stdout)
-    assert [(way["name"], way["files"]) for way in found] == [("mel", 2), ("mp3-64", 2)]
+    assert [(way["name"], way["files"]) for way in found] == [("multimel", 2), ("mp3-64", 2)]
 
 
 def test_an_unknown_baseline_names_the_closest(run_cli, project, music):

@@ -27,13 +27,17 @@ Baseline = Annotated[
 ]
 EXCERPT_S = 10.0
 """What is compared with baselines, unless said otherwise."""
+LONGEST_S = 1200.0
+"""So much of a file goes there and back unless said otherwise: some 3 GB of memory."""
 
 
 @app.command(short_help="Send files there and back.")
 def roundtrip(
     files: Files,
     out: Out = None,
-    seconds: Annotated[float | None, typer.Option(metavar="S", min=0.1, help="Only so much of each file.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", min=0.1, help="Only so much of each file (else at most 20 min).")
+    ] = None,
     baselines: Annotated[bool, typer.Option(help="Compare with other ways and codecs, on 10 s of each file.")] = True,
     baseline: Baseline = None,
     quality: QualityOption = None,
@@ -54,11 +58,15 @@ def roundtrip(
     listening = _listening(out, made, force)
     found = []
     for file in files:
-        if probe(file).channels == 1:
+        info, part_s = probe(file), seconds
+        if info.channels == 1:
             console.note(f"{file} is mono: it goes through twice, as left and as right")
+        if part_s is None and info.duration_s > LONGEST_S:
+            part_s = LONGEST_S
+            console.note(f"{file} lasts {info.duration_s / 60:.0f} min: its first {part_s / 60:.0f} go there and back")
         with console.progress(file.name) as progress:
             result = evaluation.roundtrip(
-                file, made, out=out, duration_s=seconds, seed=seed, quality=wanted, force=force, progress=progress
+                file, made, out=out, duration_s=part_s, seed=seed, quality=wanted, force=force, progress=progress
             )
         found.append({**vars(result), "real_time_factor": result.real_time_factor})
         if not as_json:
