@@ -17,6 +17,7 @@ LAYERS = {
     "types": 0,
     "seeding": 0,
     "progress": 0,
+    "process": 0,
     "config": 1,
     "tomledit": 1,
     "files": 1,

@@ -22,6 +22,19 @@ from dualdiff.models.layers import (
 )
 
 
+@pytest.mark.parametrize(("shape", "dims"), [((3, 5, 2, 4), 1), ((4, 3, 3, 3), (1, 2, 3)), ((2, 3, 4, 6), 3)])
+def test_unit_has_the_gradient_of_its_formula(shape, dims):
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: unit(x, dims, 0.7), x)
+    slopes = torch.randn(shape, dtype=torch.float64)
+    formula = 0.7 * x / (1e-4 + x.square().mean(dim=dims, keepdim=True).sqrt())
+    assert torch.allclose(unit(x, dims, 0.7), formula)
+    expected = torch.autograd.grad(formula, x, slopes)
+    assert torch.allclose(torch.autograd.grad(unit(x, dims, 0.7), x, slopes)[0], expected[0])
+    zeros = torch.zeros(shape, requires_grad=True)
+    assert torch.autograd.grad(unit(zeros, dims).sum(), zeros)[0].isfinite().all()
+
+
 def test_unit_divides_by_epsilon_plus_rms() -> None:
     x = torch.randn(2, 5, 3, 3) * 7
     expected = x / (1e-4 + (x.square().sum(1, keepdim=True) / 5).sqrt())

@@ -18,6 +18,7 @@ import dualdiff
 from dualdiff.cli import console, dataset, doctor, encode, generate, init, inspect, unet, vae
 from dualdiff.cli import format as format_
 from dualdiff.errors import DualdiffError, Interrupted, did_you_mean
+from dualdiff.process import settle
 
 app = typer.Typer(
     help="Turn a folder of game music into a model that writes new music for a weighted mix of those games.",
@@ -69,6 +70,7 @@ def root(
 
 def main() -> None:
     """Run the command of this process's arguments and exit with its code; SIGTERM is taken for a Ctrl-C."""
+    settle()
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(sys.argv[1:]))
 

@@ -6,10 +6,11 @@ Letters: B batch, C channels, F frequency rows, N columns of time, E width of an
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SILU_RMS = 0.596
@@ -26,11 +27,38 @@ UNIT_EPSILON = 1e-4
 """Added to an RMS before anything is divided by it."""
 
 
-def unit(x: Tensor, dims: int | tuple[int, ...] = 1, eps: float = UNIT_EPSILON) -> Tensor:
-    """Scale `x` to unit RMS over `dims`; the norm is taken in float32: x / (eps + RMS(x)) (EDM2 eq. 66)."""
-    exact = x if x.dtype == torch.float64 else x.float()
-    rms = exact.square().mean(dim=dims, keepdim=True).sqrt()
-    return x / (eps + rms).to(x.dtype)
+def unit(x: Tensor, dims: int | tuple[int, ...] = 1, scale: float = 1.0) -> Tensor:
+    """Scale `x` to RMS `scale` over `dims`; the norm is taken in float32: scale x / (eps + RMS(x)) (EDM2 eq. 66)."""
+    scaled: Tensor = _Unit.apply(x, (dims,) if isinstance(dims, int) else dims, scale)
+    return scaled
+
+
+class _Unit(torch.autograd.Function):
+    """`unit` in two passes over memory, and its gradient in four, where autograd's own takes fifteen.
+
+    Over n elements with r = RMS(x) and f = scale/(eps + r), y = f x, and by dr/dx = x/(n r) the gradient of a loss with
+    slopes g is f g - x (g . x) f/((eps + r) n r).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dims: tuple[int, ...], scale: float) -> Tensor:
+        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+        norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=exact)
+        count = x.numel() // norm.numel()
+        rms = norm / math.sqrt(count)
+        factor = scale / (rms + UNIT_EPSILON)
+        ctx.save_for_backward(x, rms, factor)
+        ctx.dims, ctx.count = dims, count
+        scaled: Tensor = x * factor.to(x.dtype)
+        return scaled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
+        x, rms, factor = ctx.saved_tensors
+        along = (slopes * x).sum(ctx.dims, keepdim=True, dtype=rms.dtype)
+        along = along * factor / ((rms + UNIT_EPSILON) * ctx.count * rms.clamp_min(torch.finfo(rms.dtype).tiny))
+        return torch.addcmul(slopes * factor.to(x.dtype), x, along.to(x.dtype), value=-1), None, None
 
 
 def mp_silu(x: Tensor) -> Tensor:
@@ -78,20 +106,22 @@ class MPConv(nn.Module):
         self.padding = (kernel // 2 if rows else 0, kernel // 2)
         self.baked, self.normalises = False, True
 
-    def used_weight(self, dtype: torch.dtype) -> Tensor:
-        """The weight as the forward pass applies it: rows of unit norm."""
+    def used_weight(self, dtype: torch.dtype, gain: float = 1.0) -> Tensor:
+        """The weight as the forward pass applies it: rows of norm `gain`."""
         if self.baked:
-            return self.weight.to(dtype)
-        rows = unit(self.weight, tuple(range(1, self.weight.ndim))) if self.normalises else self.weight
-        return (rows / math.sqrt(self.weight[0].numel())).to(dtype)
+            weight = self.weight.to(dtype)
+            return weight if gain == 1.0 else weight * gain
+        scale = gain / math.sqrt(self.weight[0].numel())
+        if not self.normalises:
+            return (self.weight * scale).to(dtype)
+        return unit(self.weight, tuple(range(1, self.weight.ndim)), scale).to(dtype)
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         """(B, in, F, N) to (B, out, F, N), or (B, in) to (B, out), times `gain`.
 
         Scaling the weight costs less than scaling activations, which are larger.
         """
-        weight = self.used_weight(x.dtype)
-        weight = weight if gain == 1.0 else weight * gain
+        weight = self.used_weight(x.dtype, gain)
         return F.conv2d(x, weight, padding=self.padding) if weight.ndim == 4 else F.linear(x, weight)
 
 
