@@ -173,8 +173,8 @@ def train(hours: Hours = None, project: ProjectDir = HERE, overrides: Overrides 
     """Train the learned way back of the mel format on the data set, or go on where an interrupted training stopped.
 
     Ctrl-C saves after the step at hand; the same command then goes on. How long, how large and how often to save is
-    in [phase] and [phase.train] of dualdiff.toml. With `phase = "learned"` in [format], samples then become sound
-    that way, and a VAE that is trained or exported takes a copy along.
+    in [phase] and [phase.train] of dualdiff.toml. It needs `name = "mel"` in [format]; with `phase = "learned"` there,
+    samples then become sound that way, and a VAE that is trained or exported takes a copy along.
     """
     from dualdiff.settings import open_project
     from dualdiff.wayback import train_phase
