@@ -1,17 +1,18 @@
 """What each choice of the UNet and its training is worth: nano size, the same steps for each, several seeds.
 
-    python benchmarks/ablations.py [--seeds 3] [--scale 1.0] [--work FOLDER] > benchmarks/ablations.md
+    python benchmarks/ablations.py [--seeds 3] [--scale 1.0] [--vaes FOLDER] [--work FOLDER] > benchmarks/ablations.md
 
-For each seed a VAE is trained and the music encoded once; every variant of the UNet learns the same latents, but for
-the studies of the latents themselves. Measured is the weighted denoising error of held-out latents at fixed noise
-levels and noise, in the mean over levels: 1 is what a denoiser reaches that knows mean and variance only. Results go
-into benchmarks/ablations.jsonl, one line a training: started again, the script goes on where it was. What choices of
-the VAE and its losses are worth is measured by vae.py.
+For each seed a VAE is trained (or, with `--vaes`, taken from the work folder of vae.py) and the music encoded once;
+every variant of the UNet learns the same latents, but for the studies of the latents themselves. Measured is the
+weighted denoising error of held-out latents at fixed noise levels and noise, in the mean over levels: 1 is what a
+denoiser reaches that knows mean and variance only. Results go into benchmarks/ablations.jsonl, one line a training:
+started again, the script goes on where it was. What choices of the VAE and its losses are worth is measured by vae.py.
 """
 
 import argparse
 import datetime
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -27,9 +28,11 @@ LATENTS: dict[str, tuple[str, ...]] = {
     "r = 32": ("vae.target_snr=32.0",),
     "learned variance": ('vae.latent_variance="learned"',),
     "one time offset": ("encode.offsets=1",),
-    "eight time offsets": ("encode.offsets=8",),
+    "four time offsets": ("encode.offsets=4",),
 }
 """Settings of VAE and encoding whose latents differ from those of the preset nano."""
+TRAINED = {"r = 2": "r = 2", "r = 32": "r = 32", "learned variance": "learned for each latent"}
+"""What vae.py calls these VAEs; all others are its `r = 8`."""
 STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
     "Attention and frequency position": {
         BASE: (),
@@ -59,11 +62,15 @@ def settings_of(network: str, steps: int) -> tuple[str, ...]:
     return tuple(f"{network}.train.{name}={value}" for name, value in shape.items())
 
 
-def latents_of(kind: str, seed: int, scale: float, work: Path) -> Project:
+def latents_of(kind: str, seed: int, scale: float, work: Path, vaes: Path | None) -> Project:
     """The project whose VAE and latents some variants share; made if it is not there."""
     overrides = (*LATENTS[kind], *settings_of("vae", round(150 * scale)), f"project.seed={seed}")
     project = project_at(work / f"latents {kind} {seed}".replace(" ", "-"), overrides)
-    train_vae(project)
+    if vaes is None:
+        train_vae(project)
+    else:
+        name = Trial(TRAINED.get(kind, "r = 8"), seed).name
+        shutil.copytree(vaes / name / "models" / "vae", project.root / "models" / "vae", dirs_exist_ok=True)
     encode(project)
     return project
 
@@ -102,13 +109,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="of the steps of the preset nano")
+    parser.add_argument("--vaes", type=Path, help="where vae.py trained its VAEs")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "dualdiff-ablations")
     options = parser.parse_args()
     results = Results(Path(__file__).with_suffix(".jsonl"))
 
     def measure(trial: Trial) -> dict[str, float]:
         kind = trial.variant if trial.variant in LATENTS else ""
-        shared = latents_of(kind, trial.seed, options.scale, options.work)
+        shared = latents_of(kind, trial.seed, options.scale, options.work, options.vaes)
         own = (
             *trial.settings,
             *settings_of("unet", round(350 * options.scale)),
