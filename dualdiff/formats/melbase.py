@@ -21,7 +21,7 @@ from dualdiff.progress import Progress, silent
 from dualdiff.types import Quality, Sample, Waveform
 
 ITERATIONS = {
-    "pghi": {"draft": 8, "default": 30, "high": 90},
+    "pghi": {"draft": 8, "default": 30, "high": 75},
     "fgla": {"draft": 100, "default": 400, "high": 1000},
     "learned": {"draft": 8, "default": 40, "high": 120},
 }
