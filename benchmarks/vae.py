@@ -89,7 +89,7 @@ def table(results: Results) -> str:
     lines = []
     for study, variants in STUDIES.items():
         lines += [f"\n## {study}\n", f"| variant | steps | {titles} |", f"|---|---|{'---|' * len(SHOWN)}"]
-        alone = " | ".join(results.cell("r = 8", f"format {name}") for name in SHOWN)
+        alone = " | ".join(f"{results.values('r = 8', f'format {name}')[0]:.3f}" for name in SHOWN)
         lines.append(f"| the format alone | | {alone} |")
         for variant in variants:
             cells = " | ".join(results.cell(variant, name) for name in SHOWN)
