@@ -20,7 +20,7 @@ from dualdiff.data.prints import prints_path, read_prints
 from dualdiff.evaluation.copies import PASSAGE_S, STATED_RATE, Calibration, Reference, calibrate
 from dualdiff.evaluation.spaces import audio_space, latent_space
 
-ROUNDS, LEARNED, CALIBRATE = 10, 0.4, 39
+ROUNDS, LEARNED, CALIBRATE = 30, 0.4, 39
 CLIP_S = 8.0
 PIECE_RATE = 0.01
 

@@ -68,7 +68,7 @@ def projected(kind: str, strength: float, iterations: int) -> Callable[[Sample],
     def way(sample: Sample) -> Waveform:
         target = target_of(sample, 0, sample.shape[-1])
         recovery = Integrated(STFT, STD)
-        unit = recovery(target.magnitudes, None, Stream(0).torch("start"), False)
+        unit = recovery(target.magnitudes, {}, Stream(0).torch("start"), False)
         state, dual = unit * target.at(0, sample.shape[-1], 0.0)[0].expand(2, -1, -1), torch.zeros(1)
         for iteration in range(1, iterations + 1):
             wanted = target.at(0, sample.shape[-1], stereo_weight(iteration, iterations, MONO_SHARE))[0]

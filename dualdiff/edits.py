@@ -24,26 +24,39 @@ class Stretch:
     """The part of a clip around what is written anew that the model sees, on its grid of columns."""
 
     start: int
-    """Where it begins in the clip, samples: a whole second, which is a whole sample at any rate."""
+    """Where it begins in the clip, samples: a whole sample at the clip's own rate, too."""
     columns: int
     kept: Tensor
     """(N,): 1 where the clip stays, 0 where it is written anew or is over."""
 
 
-def stretch(first: int, last: int, total: int, *, column: int, second: int, longest: int, multiple: int) -> Stretch:
+def stretch(first: int, last: int, total: int, *, column: int, quantum: int, longest: int, multiple: int) -> Stretch:
     """What the model sees of a clip of `total` samples whose samples `first` to `last` are written anew.
 
     On both sides as much as makes one window of `longest` columns, but an eighth of it at least and half of it at most.
-    `column` is samples per column; the columns come to a whole multiple of `multiple`.
+    `column` is samples per column; the columns come to a whole multiple of `multiple`, and begin at one of `quantum`
+    samples from which a column ends where the new begins, or nearly. A column is written anew if its middle is.
     """
     fresh = -(-(last - first) // column)
     context = min(max((longest - fresh) // 2, longest // 8), longest // 2) * column
-    start = max(first - context, 0) // second * second
+    start = _aligned(max(first - context, 0), first, column, quantum)
     stop = min(last + context, max(total, last))
     columns = -(-(stop - start) // (column * multiple)) * multiple
-    begins = torch.arange(columns) * column + start
-    kept = (begins + column <= first) | ((begins >= last) & (begins + column <= total))
+    middles = torch.arange(columns) * column + start + column // 2
+    kept = (middles <= first) | ((middles >= last) & (middles + column // 2 <= total))
+    kept[((first + last) // 2 - start) // column] = False  # something is, however short
     return Stretch(start, columns, kept.float())
+
+
+def _aligned(wanted: int, first: int, column: int, quantum: int) -> int:
+    """A multiple of `quantum` near `wanted`, a whole number of columns before `first`, as nearly as there is one."""
+    low = wanted // quantum * quantum
+    high = min(wanted + max(column, 32 * quantum), (wanted + first) // 2)
+
+    def off(start: int) -> int:
+        return abs((first - start + column // 2) % column - column // 2) * 32 // column  # 2 ms are as good as none
+
+    return min(range(low, max(high, low) + 1, quantum), key=lambda start: (off(start), start))
 
 
 def morphed(one: Latents, other: Latents) -> Latents:
@@ -66,11 +79,12 @@ def spliced(clip: Given, fresh: Waveform, fresh_start: int, fresh_rate: int, sta
     """The clip as it was, its seconds `start_s` to `end_s` taken from `fresh`, (2, T) at the clip's own rate and level.
 
     `fresh` (2, T) is at the format's rate and loudness and begins at the clip's sample `fresh_start` of that rate, a
-    whole second. Both say the same around the borders, where they are crossfaded; new peaks are turned down.
+    whole sample of the clip's, too. Both say the same around the borders, where they are crossfaded; new peaks are
+    turned down.
     """
     rate = clip.original_rate
     new = resample(fresh, fresh_rate, rate) / clip.gain
-    shift = fresh_start // fresh_rate * rate
+    shift = fresh_start * rate // fresh_rate
     first, last, fade = round(start_s * rate), round(end_s * rate), round(FADE_S * rate)
     length = clip.original.shape[-1]
     out = torch.nn.functional.pad(clip.original, (0, max(0, last - length)))

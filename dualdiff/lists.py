@@ -7,6 +7,7 @@ nowhere else.
 
 import csv
 import io
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +21,21 @@ from dualdiff.orders import SETTINGS, Order, jobs_of
 from dualdiff.pipeline import Pipeline
 from dualdiff.request import GenerateConfig
 
-MADE_FROM = ("from", "init")
-"""Flags that name a file."""
+FILES = {"from": 1, "init": 1, "morph": 2, "extend": 1, "inpaint": 1}
+"""Flags that name files, and how many."""
 
-ROW = (*SETTINGS, "cfg-interval", "game", "sweep", "steps-between", "seed", "count", "strength", *MADE_FROM, "name")
+PAIRS = {"morph": "two files", "extend": "a file and seconds", "inpaint": "a file and START:END"}
+"""Flags of two words: in TOML a list of both, in CSV one cell, in which a file name with spaces stands in quotes."""
+
+NUMBERS = ("seed", "count", "strength", "intro")
+ROW = (*SETTINGS, "cfg-interval", "game", "sweep", "steps-between", "loop", *NUMBERS, *FILES, "name")
 """What a row may say."""
 
-WHOLE, REAL = ("seed", "count", "steps", "steps-between"), ("length", "cfg", "loudness", "strength")
+WHOLE, REAL = ("seed", "count", "steps", "steps-between"), ("length", "cfg", "loudness", "strength", "intro")
 """Which words of a CSV file are numbers."""
+
+YES_OR_NO = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+"""What a CSV file says for a flag that is there or not."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +72,28 @@ def _checked_row(row: Row, folder: Path) -> dict[str, Any]:
         if flag not in ROW:
             hint = did_you_mean(flag, ROW) or f"a row may say {', '.join(ROW)}"
             raise DataError(f'{row.where(flag)}: there is no "{flag}" in a list', hint)
-        if flag in MADE_FROM:
-            order[flag] = _below(folder, str(value), row.where(flag))
+        if flag in FILES:
+            order[flag] = _named(flag, value, folder, row.where(flag))
+    if not isinstance(order.get("loop", False), bool):
+        raise DataError(f"{row.where('loop')}: loop is neither true nor false", "leave it out where a clip is no loop")
     games = order.get("game", [])
     order["game"] = [games] if isinstance(games, str) else games
     if not isinstance(order["game"], list) or not all(isinstance(game, str) for game in order["game"]):
         raise DataError(f"{row.where('game')}: game is not a text or a list of texts", 'such as game = "A:0.7,B:0.3"')
     return order if "game" in row.order else {flag: value for flag, value in order.items() if flag != "game"}
+
+
+def _named(flag: str, value: Any, folder: Path, where: str) -> Any:
+    """The file of a flag, or the two words of one that has two, its files below a folder."""
+    if flag not in PAIRS:
+        return _below(folder, str(value), where)
+    first, second = value if isinstance(value, list) and len(value) == 2 else (None, None)
+    kinds = (int, float) if flag == "extend" else (str,)
+    if not isinstance(first, str) or not isinstance(second, kinds) or isinstance(second, bool):
+        example = {"morph": '["a.flac", "b.flac"]', "extend": '["a.flac", 30]', "inpaint": '["a.flac", "10:15"]'}[flag]
+        raise DataError(f"{where}: {flag} is not {PAIRS[flag]}", f"such as {flag} = {example}; in CSV without marks")
+    place = _below(folder, first, where)
+    return place, _below(folder, str(second), where) if FILES[flag] == 2 else second
 
 
 def _below(folder: Path, text: str, where: str) -> Path:
@@ -130,7 +153,13 @@ def _csv_rows(text: str, path: Path) -> list[Row]:
 
 
 def _number(flag: str, cell: str) -> Any:
+    """A cell as TOML would hold it; what is none stays a text, which is refused where it is used."""
     try:
+        if flag in PAIRS:
+            first, second = shlex.split(cell)
+            return [first, float(second) if flag == "extend" else second]
+        if flag == "loop":
+            return YES_OR_NO.get(cell.casefold(), cell)
         return int(cell) if flag in WHOLE else float(cell) if flag in REAL else cell
     except ValueError:
         return cell

@@ -138,7 +138,7 @@ MADE_FROM = ("init", "morph", "extend", "inpaint")
 
 APART = (
     ("sweep", "game"),
-    *(("from", flag) for flag in ("sweep", "loop", "intro", *MADE_FROM)),
+    *(("from", flag) for flag in ("sweep", *MADE_FROM)),
     *((one, other) for place, one in enumerate(MADE_FROM) for other in MADE_FROM[place + 1 :]),
     *(("loop", flag) for flag in ("morph", "extend", "inpaint")),
     *((flag, of_all) for flag in ("extend", "inpaint") for of_all in ("length", "loudness")),
@@ -151,11 +151,14 @@ def _refuse_together(order: Order) -> None:
         raise UsageError("a strength needs a clip to vary", "name one with --init")
     if "steps-between" in order and "sweep" not in order:
         raise UsageError("--steps-between needs a sweep", 'name two games, as in --sweep "A..B"')
-    if "intro" in order and "loop" not in order:
+    if "intro" in order and not order.get("loop") and "from" not in order:
         raise UsageError("--intro leads into a loop", "say --loop too")
     for one, other in APART:
-        if one in order and other in order:
-            raise UsageError(f"--{one} and --{other} cannot stand together", "leave one of them out")
+        if order.get(one) not in (None, False) and order.get(other) not in (None, False):
+            hint = "leave one of them out"
+            if one == "from" and other in MADE_FROM:
+                hint = f"--from renders what its recipe says, of the clip that this names; to work on a clip: --{other}"
+            raise UsageError(f"--{one} and --{other} cannot stand together", hint)
     if "name" in order and not is_file_name(str(order["name"])):
         raise UsageError(
             f'--name: "{order["name"]}" is not a file name',
@@ -247,6 +250,7 @@ def _varied_recipe(order: Order, settings: Mapping[str, Any], numbers: Numbers, 
         return [replace(job, stem=str(order["name"]))] if "name" in order else [job]
     if "strength" in order and request.init is None:
         raise UsageError(f"--strength: {path} is not a variation of a clip", "name one with --init instead of --from")
+    loop = bool(order.get("loop", request.loop))
     request = replace(
         request,
         games=parse_games(order["game"], pipeline.games) if "game" in order else request.games,
@@ -254,6 +258,8 @@ def _varied_recipe(order: Order, settings: Mapping[str, Any], numbers: Numbers, 
         seed=numbers.seed if "seed" in order else request.seed,
         config=_over(request.config, musical),
         strength=numbers.strength if "strength" in order else request.strength,
+        loop=loop,
+        intro_s=numbers.intro if "intro" in order else request.intro_s if loop else 0.0,
     )
     requests = [replace(request, seed=request.seed + index) for index in range(numbers.count)]
     changes = "-".join(slug(f"{flag}{_short(value)}") for flag, value in (told or musical).items() if flag != "count")
@@ -262,4 +268,6 @@ def _varied_recipe(order: Order, settings: Mapping[str, Any], numbers: Numbers, 
 
 def _short(value: Any) -> str:
     """A value of a flag, as it may stand in a file name."""
+    if isinstance(value, bool):
+        return "" if value else "-no"
     return f"{value:g}" if isinstance(value, float) else "+".join(value) if isinstance(value, list) else str(value)

@@ -3,6 +3,7 @@
 Letters: B clips of a batch, C latent channels, F rows, N columns, T audio samples, K games.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dualdiff import __version__, audio
+from dualdiff.codec import Codec
 from dualdiff.config import plain
 from dualdiff.device import compile_in_place, machine_name, room_for, select_device, select_precision
 from dualdiff.diffusion.canvas import Known, lay_out, windowed
@@ -20,25 +22,16 @@ from dualdiff.diffusion.denoiser import Denoise, Denoiser, autoguided, guided
 from dualdiff.diffusion.sampler import SAMPLERS, draw_noise, sigma_schedule
 from dualdiff.edits import FADE_S, morphed, spliced, stretch
 from dualdiff.errors import DataError, UsageError, did_you_mean
-from dualdiff.formats import Continuing
 from dualdiff.formats.stft import reflected
-from dualdiff.models.pieces import in_pieces
 from dualdiff.progress import Progress, silent
 from dualdiff.recipe import sealed
 from dualdiff.request import GenerateConfig, Given, Request, Rewrite, hash_of_samples
 from dualdiff.seeding import Stream
 from dualdiff.store import SIGMA_DATA, Model, load_model
-from dualdiff.types import Latents, Quality, Sample, Waveform
+from dualdiff.types import Latents, Quality, Waveform
 
 DECODE_STEPS = 6
 """What decoding a clip costs, in steps of the sampler, roughly: for the progress shown."""
-
-
-PIECE = 256
-"""Columns of latents that go through the VAE at once: some 16 s."""
-
-MARGIN_FRAMES = 5
-"""Frames farther than this from what is new see nothing of it, nearly."""
 
 DEFAULT_CROP_COLUMNS = 640
 """Of models that do not say what crops they were trained on: 41 s."""
@@ -69,7 +62,9 @@ class Pipeline:
         self.model = model
         self.device = device
         self.guide = guide
-        self.format = model.vae_model.format
+        columns = int(2 ** (len(model.unet.config.channel_mults) - 1))
+        self.codec = Codec(model.vae_model, model.space, columns, device)
+        self.format = self.codec.format
         self._denoiser = Denoiser(model.unet, SIGMA_DATA)
         self._room: dict[tuple[int, ...], int] = {}
 
@@ -98,6 +93,7 @@ class Pipeline:
             for loaded in (model, worse):
                 if loaded is not None:
                     compile_in_place(loaded.unet, place)
+            compile_in_place(model.vae_model.vae.decoder, place)
         return cls(model, place, worse)
 
     @property
@@ -106,42 +102,14 @@ class Pipeline:
         return self.model.games
 
     @property
-    def column_multiple(self) -> int:
-        """The UNet takes whole multiples of so many columns: what it halves."""
-        return int(2 ** (len(self.model.unet.config.channel_mults) - 1))
-
-    @property
-    def frame_multiple(self) -> int:
-        """A clip's frames are a whole multiple of this: what VAE and UNet together halve."""
-        return int(self.model.vae_model.vae.reduction * self.column_multiple)
-
-    @property
     def longest(self) -> int:
         """The columns that the UNet is given at once: as many as the crops that it was trained on."""
         columns = int(self.model.facts.get("crop_columns", DEFAULT_CROP_COLUMNS))
-        return max(columns // self.column_multiple, 1) * self.column_multiple
-
-    @property
-    def column(self) -> int:
-        """Audio samples per column of latents."""
-        return int(self.model.vae_model.vae.reduction * self.format.hop_length)
+        return max(columns // self.codec.column_multiple, 1) * self.codec.column_multiple
 
     def encode(self, waveform: Waveform) -> Latents:
         """A waveform (2, T) at the format's rate to normalised latents (1, C, F, N), padded to whole multiples."""
-        frames = -(-self.format.num_frames(waveform.shape[-1]) // self.frame_multiple) * self.frame_multiple
-        missing = self.format.num_samples(frames) - waveform.shape[-1]
-        return self._latents(self.format.encode(torch.nn.functional.pad(waveform, (0, missing))[None].to(self.device)))
-
-    def _latents(self, sample: Sample) -> Latents:
-        vae = self.model.vae_model
-        piece = PIECE * vae.vae.reduction
-        return self.model.space.normalise(in_pieces(vae.encode, sample, piece=piece, context=vae.context_frames))
-
-    def _sample(self, latents: Latents, circular: bool = False) -> Sample:
-        vae = self.model.vae_model.vae
-        with torch.inference_mode():
-            restored = self.model.space.restore(latents)
-            return in_pieces(vae.decode, restored, piece=PIECE, context=vae.decoder_context, circular=circular)
+        return self.codec.encode(waveform)
 
     def decode(
         self,
@@ -152,8 +120,7 @@ class Pipeline:
         progress: Progress = silent,
     ) -> Waveform:
         """Normalised latents (1, C, F, N) to a waveform (2, T) at the format's loudness, on the CPU."""
-        sample = self._sample(latents, circular)
-        return self.format.decode(sample, seed=seed, quality=quality, circular=circular, progress=progress)[0].cpu()
+        return self.codec.decode(latents, seed, quality, circular, progress)
 
     def generate(
         self,
@@ -236,18 +203,19 @@ class Pipeline:
         a moment that is played once: the loop starts behind it, and so ends with it, as it was.
         """
         asked = round(request.intro_s * self.format.sample_rate)
-        lead = -(-asked // self.column)
-        multiple = self.column_multiple
+        lead = -(-asked // self.codec.column)
+        multiple = self.codec.column_multiple
         columns = -(-(lead + max(self.longest - lead, self.longest // 4)) // multiple) * multiple
         places = torch.arange(columns - lead) % loop.shape[-1]
         latents = torch.cat([loop.new_zeros(*loop.shape[:-1], lead), loop[..., places.to(loop.device)]], -1)
         kept = (torch.arange(columns) >= lead).float().to(self.device)
         sampled = self.sample([request], known=Known(latents, kept), purpose="intro")
-        start, fade = lead * self.column, round(FADE_S * self.format.sample_rate)
-        length = self.format.num_samples(columns * self.model.vae_model.vae.reduction)
+        start, fade = lead * self.codec.column, round(FADE_S * self.format.sample_rate)
+        length = self.codec.num_samples(columns)
         goes_on = waveform[:, torch.arange(length - start) % waveform.shape[-1]]
         known = torch.cat([waveform.new_zeros(2, start), goes_on], -1)
-        fresh = self._filled(self._sample(sampled), known, 0, start, request)
+        seed, quality = Stream(request.seed).seed_for("phase"), request.config.quality
+        fresh = self.codec.fill(sampled, known, 0, start, seed, quality)
         weight = torch.linspace(0, 1, fade + 2)[1:-1]
         over = torch.lerp(fresh[:, start : start + fade], waveform[:, :fade], weight)
         lead_in = torch.cat([fresh[:, start - asked : start], over], -1)
@@ -262,16 +230,16 @@ class Pipeline:
             first,
             last,
             total,
-            column=self.column,
-            second=rate,
+            column=self.codec.column,
+            quantum=rate // math.gcd(rate, given.original_rate),
             longest=self.longest,
-            multiple=self.column_multiple,
+            multiple=self.codec.column_multiple,
         )
-        length = self.format.num_samples(seen.columns * self.model.vae_model.vae.reduction)
+        length = self.codec.num_samples(seen.columns)
         part = given.waveform[:, seen.start : seen.start + length]
         # where the clip ends, it goes on backwards: else its last latents would say that the music stops
         goes_on = reflected(part, length - part.shape[-1])[:, length - part.shape[-1] :] if part.numel() else part
-        known = self._latents(self.format.encode(goes_on[None].to(self.device)))
+        known = self.codec.encode(goes_on)
         steps = request.config.steps
         latents = self.sample(
             [request],
@@ -280,25 +248,10 @@ class Pipeline:
         )
         stop = min(last - seen.start, length) if last < total else length
         told = _share(progress, steps, DECODE_STEPS, steps + DECODE_STEPS)
-        fresh = self._filled(self._sample(latents), goes_on, first - seen.start, stop, request, told)
+        seed, quality = Stream(request.seed).seed_for("phase"), request.config.quality
+        fresh = self.codec.fill(latents, goes_on, first - seen.start, stop, seed, quality, told)
         waveform = spliced(given, fresh, seen.start, rate, rewrite.start_s, rewrite.end_s)
         return self._finished(request, waveform, rate=given.original_rate)
-
-    def _filled(
-        self, sample: Sample, known: Waveform, start: int, stop: int, request: Request, progress: Progress = silent
-    ) -> Waveform:
-        """`known` (2, T), its samples `start` to `stop` made from a sample (1, 2, F, N); on the CPU.
-
-        Frames that see only known audio are its own.
-        """
-        seed, quality = Stream(request.seed).seed_for("phase"), request.config.quality
-        if not isinstance(self.format, Continuing):
-            return self.format.decode(sample, seed=seed, quality=quality, progress=progress)[0].cpu()
-        own, margin = self.format.encode(known[None].to(self.device)), MARGIN_FRAMES * self.format.hop_length
-        centres = torch.arange(sample.shape[-1], device=sample.device) * self.format.hop_length
-        outside = (centres <= start - margin) | (centres >= stop + margin)
-        whole = torch.where(outside, own[..., : sample.shape[-1]], sample)
-        return self.format.go_on(whole, known, start, stop, seed=seed, quality=quality, progress=progress).cpu()
 
     def sample(
         self,
@@ -322,7 +275,7 @@ class Pipeline:
         streams = [Stream(request.seed) for request in requests]
         noise = draw_noise([stream.torch(purpose) for stream in streams], shape, self.device)
         known = known or self._varied(requests, shape[-1])
-        canvas = lay_out(shape[-1], longest=self.longest, multiple=self.column_multiple, ring=ring)
+        canvas = lay_out(shape[-1], longest=self.longest, multiple=self.codec.column_multiple, ring=ring)
         denoise = windowed(self._guided(labels, first.config), canvas, streams, known)
         if known is not None:
             noise = known.start(noise, sigmas[0].item())
@@ -364,15 +317,10 @@ class Pipeline:
 
     def _shape(self, request: Request) -> tuple[int, int, int]:
         """(C, F, N) of the latents of a request: long enough for its length, and a whole multiple."""
-        samples, vae = round(request.length_s * self.format.sample_rate), self.model.vae_model.vae
+        samples = round(request.length_s * self.format.sample_rate)
         if request.loop:  # as long as its columns
-            return vae.config.latent_channels, len(vae.latent_frequencies), max(1, round(samples / self.column))
-        frames = max(self.format.num_frames(samples), 1)
-        while self.format.num_samples(frames) < samples:
-            frames += 1
-        multiple = self.frame_multiple
-        columns = -(-frames // multiple) * multiple // vae.reduction
-        return vae.config.latent_channels, len(vae.latent_frequencies), columns
+            return self.codec.shape(max(1, round(samples / self.codec.column)))
+        return self.codec.shape(self.codec.num_columns(samples))
 
     def _clips_at_once(self, request: Request) -> int:
         if self.device.type != "cuda":

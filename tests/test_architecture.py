@@ -37,6 +37,7 @@ LAYERS = {
     "diffusion": 2,
     "parts": 3,
     "store": 3,
+    "codec": 3,
     "request": 3,
     "recipe": 3,
     "edits": 3,
@@ -71,7 +72,7 @@ ORDERED = [
         "device",
         "games",
     ),
-    ("parts", "store", "request", "recipe", "edits", "pipeline", "clips", "orders", "lists", "data"),
+    ("parts", "store", "codec", "request", "recipe", "edits", "pipeline", "clips", "orders", "lists", "data"),
     ("training", "evaluation"),
     ("settings", "checks", "stages", "wayback"),
 ]

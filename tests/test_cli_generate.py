@@ -82,6 +82,19 @@ def test_other_flags_vary_a_recipe_and_change_nothing_else(generate, flags, name
     assert "the audio is" not in outcome.stderr
 
 
+def test_a_recipe_becomes_a_loop_and_a_loop_a_clip_again(generate):
+    first = Path(generate("--game", "B", "--seed", 9, "--length", 1.2).stdout.strip())
+    looped = Path(generate("--from", first, "--loop", "--intro", 0.4).stdout.strip())
+    assert looped.name == "b-seed9-00-loop-intro0-4.flac"
+    recipe = read_recipe(looped)
+    assert (recipe["loop"], recipe["intro_s"], recipe["seed"], recipe["length_s"]) == (True, 0.4, 9, 1.2)
+    bare = Path(generate("--from", looped, "--no-loop").stdout.strip())
+    assert "loop" not in read_recipe(bare)
+    assert same(bare, first)
+    refused = generate("--from", first, "--intro", 0.4)
+    assert (refused.code, "an intro leads into a loop" in refused.stderr) == (2, True)
+
+
 def test_a_recipe_varied_by_count_starts_from_its_seed(generate):
     first = Path(generate("--game", "B", "--seed", 9).stdout.strip())
     paths = [Path(line) for line in generate("--from", first, "--count", 2).stdout.splitlines()]
@@ -204,6 +217,8 @@ def test_settings_of_a_project_hold_and_flags_go_over_them(run_cli, model, proje
         (["--init", __file__], 3, "is not audio"),
         (["--from", "missing.flac"], 3, "missing.flac does not exist"),
         (["--from", "x.flac", "--init", "y.flac"], 2, "--from and --init cannot stand together"),
+        (["--from", "x.flac", "--extend", "y.flac", "3"], 2, "to work on a clip: --extend"),
+        (["--loop", "--inpaint", "y.flac", "1:2"], 2, "--loop and --inpaint cannot stand together"),
         (["--game", "A", "--sweep", "A..B"], 2, "--sweep and --game cannot stand together"),
         (["--sweep", "A"], 2, '--sweep: "A" does not name two games'),
         (["--sweep", "A..C"], 2, '--sweep: "C" is not a game of this model'),

@@ -1,5 +1,6 @@
 """Loops, lead-ins, clips that go on and clips mended: what is kept is kept, and nothing steps where old meets new."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from test_store import write_model
 
 from dualdiff import audio
 from dualdiff.clips import given
+from dualdiff.codec import joined
 from dualdiff.edits import FADE_S, limited, morphed, spliced, stretch
 from dualdiff.errors import DataError, UsageError
 from dualdiff.formats.mel import MelConfig, MelFormat
@@ -31,7 +33,7 @@ def tone(seconds: float, rate: int = RATE) -> torch.Tensor:
 
 def test_a_loop_is_a_whole_number_of_columns_and_has_no_step(pipeline):
     clip = next(pipeline.render([Request(length_s=2.0, loop=True, config=QUICK)]))
-    length = round(2.0 * RATE / pipeline.column) * pipeline.column
+    length = round(2.0 * RATE / pipeline.codec.column) * pipeline.codec.column
     assert clip.waveform.shape == (2, length)
     assert clip.loop == (0, length)
     assert clip.recipe["loop"] is True
@@ -90,9 +92,10 @@ def test_new_audio_goes_on_in_phase_with_what_is_known():
     holed = known.clone()
     holed[:, gap] = 0
     fresh = made.go_on(sample, holed, gap.start, gap.stop)
-    around = slice(gap.start - 400, gap.start + 400)
-    error = (fresh - known)[:, around].norm() / known[:, around].norm()
-    assert error < 0.25, "a phase of its own would be off by more than the tone itself"
+    for border in (gap.start, gap.stop):
+        around = slice(border - 400, border + 400)
+        error = (fresh - known)[:, around].norm() / known[:, around].norm()
+        assert error < 0.25, "a phase of its own would be off by more than the tone itself"
     beyond = slice(gap.stop + 1100, gap.stop + 2000)
     assert torch.equal(fresh[:, beyond], known[:, beyond])
     assert torch.equal(fresh[:, : gap.start - 1100], known[:, : gap.start - 1100])
@@ -117,17 +120,56 @@ def test_what_is_as_loud_as_a_file_can_be_stays_so():
 
 
 def test_the_stretch_that_the_model_sees():
-    grid = {"column": 2048, "second": RATE, "longest": 64, "multiple": 8}
-    seen = stretch(20 * RATE, 21 * RATE, 60 * RATE, **grid)
-    assert seen.start % RATE == 0
+    grid = {"column": 2048, "quantum": 1, "longest": 64, "multiple": 8}
+    first, last = 20 * RATE, 21 * RATE
+    seen = stretch(first, last, 60 * RATE, **grid)
+    assert (first - seen.start) % 2048 == 0, "the new begins where a column does"
     assert seen.columns % 8 == 0
     begins = torch.arange(seen.columns) * 2048 + seen.start
     free = seen.kept == 0
-    assert begins[free].min() <= 20 * RATE < begins[free].min() + 2048
-    assert begins[free].max() < 21 * RATE <= begins[free].max() + 2048
+    assert begins[free].min() == first
+    assert abs(begins[free].max() + 2048 - last) <= 1024, "and ends as near to a column's end as can be"
     on = stretch(10 * RATE, 14 * RATE, 10 * RATE, **grid)
     assert not on.kept[torch.arange(on.columns) * 2048 + on.start + 2048 > 10 * RATE].any()
     assert stretch(0, RATE, 2 * RATE, **grid).start == 0
+
+
+@pytest.mark.parametrize("rate", [32000, 44100, 48000, 88200, 37800])
+def test_a_stretch_begins_at_a_whole_sample_of_the_clip_and_near_a_column(rate):
+    quantum = RATE // math.gcd(RATE, rate)
+    for first in (0, 1, 1000, 70001, 20 * RATE + 777):
+        seen = stretch(first, first + RATE, 60 * RATE, column=2048, quantum=quantum, longest=64, multiple=8)
+        assert 0 <= seen.start <= first
+        assert seen.start * rate % RATE == 0
+        begins = torch.arange(seen.columns) * 2048 + seen.start
+        off = abs(int(begins[seen.kept == 0].min()) - first)
+        assert off <= 1024
+        if rate == 44100 and first > RATE:
+            assert off <= 64, "of the columns' 64 ms, one"
+
+
+def test_something_is_written_anew_however_short_the_range():
+    for first in range(0, 40000, 1111):
+        seen = stretch(first, first + 100, 60 * RATE, column=2048, quantum=320, longest=64, multiple=8)
+        assert 1 <= (seen.kept == 0).sum() <= 2
+
+
+def test_new_frames_go_over_into_what_is_around_them():
+    """A VAE that is too loud in one band: known next to new shows no step, and far away the VAE has its say."""
+    own = torch.randn(1, 2, 16, 200, generator=torch.Generator().manual_seed(0))
+    fresh = own.clone()
+    fresh[:, :, 5] += 1.0
+    outside = (torch.arange(200) < 60) | (torch.arange(200) >= 160)
+    found = joined(fresh, own, outside)
+    assert torch.equal(found[..., outside], own[..., outside])
+    error = (found - own)[0, 0, 5]
+    assert error[60].abs() < 0.01
+    assert error[159].abs() < 0.01
+    assert error[110] == pytest.approx(1.0, abs=0.1)
+    others = [band for band in range(16) if band != 5]
+    assert torch.allclose(found[:, :, others], own[:, :, others], atol=1e-6)
+    assert torch.equal(joined(fresh, own, torch.zeros(200, dtype=torch.bool)), fresh), "nothing is known"
+    assert torch.equal(joined(fresh, own, torch.ones(200, dtype=torch.bool)), own), "nothing is new"
 
 
 def test_a_morph_goes_from_one_to_the_other_at_their_strength():

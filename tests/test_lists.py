@@ -1,8 +1,10 @@
 """Lists of clips: TOML and CSV, and errors that name file and line."""
 
 import pytest
+import torch
 from test_store import write_model
 
+from dualdiff import audio
 from dualdiff.errors import DataError
 from dualdiff.lists import jobs_of_list, read_list
 from dualdiff.pipeline import Pipeline
@@ -50,6 +52,43 @@ def test_a_row_goes_over_the_flags_of_the_command_and_counts_and_sweeps(tmp_path
     assert all(job.name.endswith(".ogg") for job in jobs)
 
 
+EDITS = """
+[[clip]]
+loop = true
+intro = 1.5
+[[clip]]
+extend = ["a b.flac", 2]
+[[clip]]
+inpaint = ["sub/c.flac", "0.5:1"]
+[[clip]]
+morph = ["a b.flac", "sub/c.flac"]
+strength = 0.5
+"""
+EDITS_CSV = """loop,intro,extend,inpaint,morph,strength
+yes,1.5,,,,
+no,,"'a b.flac' 2",,,
+,,,sub/c.flac 0.5:1,,
+,,,,"'a b.flac' sub/c.flac",0.5
+"""
+
+
+def test_rows_loop_and_work_on_given_clips(tmp_path, pipeline):
+    (tmp_path / "sub").mkdir()
+    for name, seed in (("a b.flac", 1), ("sub/c.flac", 2)):
+        noise = 0.1 * torch.randn(2, 64000, generator=torch.Generator().manual_seed(seed))
+        audio.write(tmp_path / name, noise, 32000)
+    found = []
+    for name, text in (("a.toml", EDITS), ("b.csv", EDITS_CSV)):
+        jobs = jobs_of_list(read_list(written(tmp_path, name, text)), {}, pipeline, GenerateConfig(), {})
+        found.append([job.request.facts() for job in jobs])
+        loop, on, mended, led = (job.request for job in jobs)
+        assert (loop.loop, loop.intro_s) == (True, 1.5)
+        assert (on.rewrite.start_s, on.rewrite.end_s, on.rewrite.clip.file) == (2.0, 4.0, "a b.flac")
+        assert (mended.rewrite.start_s, mended.rewrite.end_s, mended.loop) == (0.5, 1.0, False)
+        assert (led.init.file, led.morph.file, led.strength) == ("a b.flac", "c.flac", 0.5)
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -70,6 +109,17 @@ def test_a_row_goes_over_the_flags_of_the_command_and_counts_and_sweeps(tmp_path
         ("a.toml", TOML + "= 3\n", "is not valid TOML"),
         ("a.toml", "[clip]\ngame = 3\n", "a.toml, line 1: not a table [[clip]]"),
         ("a.toml", "steps = 4\n" + TOML, "a.toml, line 1: not a table [[clip]]"),
+        ("a.toml", TOML + "loop = 1\n", "a.toml, line 10: loop is neither true nor false"),
+        ("a.csv", "game,loop\nA,maybe\n", "a.csv, line 2: loop is neither true nor false"),
+        ("a.toml", TOML + "intro = 2.0\n", "--intro leads into a loop"),
+        ("a.toml", TOML + 'extend = "a.flac"\n', "a.toml, line 10: extend is not a file and seconds"),
+        ("a.toml", TOML + 'extend = ["a.flac", true]\n', "a.toml, line 10: extend is not a file and seconds"),
+        ("a.toml", TOML + 'extend = ["../a.flac", 2]\n', 'line 10: "../a.flac" leads out of the folder'),
+        ("a.toml", TOML + 'morph = ["a.flac", "/b.flac"]\n', 'line 10: "/b.flac" leads out of the folder'),
+        ("a.csv", "inpaint\na.flac\n", "a.csv, line 2: inpaint is not a file and START:END"),
+        ("a.csv", "extend\na.flac soon\n", "a.csv, line 2: extend is not a file and seconds"),
+        ("a.csv", "morph\n'a.flac b.flac\n", "a.csv, line 2: morph is not two files"),
+        ("a.csv", "loop,extend\nyes,a.flac 2\n", "--loop and --extend cannot stand together"),
         ("a.toml", "", "holds no clip"),
         ("a.csv", "game\n", "holds no clip"),
         ("a.csv", "game,steps\nA,0\n", "a.csv, line 2: steps = 0 is out of range"),

@@ -150,7 +150,7 @@ def test_the_start_gives_a_tone_one_phase_in_both_windows(frequency_hz):
     """From magnitudes alone: what the start says is the tone's own phase, but for a constant, in every loud cell."""
     waveform = tone(frequency_hz)[:, : 256 * 120]
     stft, spectra = split_of(waveform)
-    start = SplitStart(stft, (382.0, 254.6))(spectra.abs(), None, torch.Generator().manual_seed(0), False)[0]
+    start = SplitStart(stft, (382.0, 254.6))(spectra.abs(), {}, torch.Generator().manual_seed(0), False)[0]
     inside = slice(20, 100)  # away from the ends
     loud = spectra[0, inside].abs() > 0.3 * spectra.abs().max()
     turned = (start[inside] * spectra[0, inside].conj() / spectra[0, inside].abs())[loud]
@@ -161,7 +161,7 @@ def test_known_frames_keep_their_phase_and_the_others_go_on_from_it():
     waveform = tone(420.0)[:, : 256 * 120]
     stft, spectra = split_of(waveform)
     known = spectra[:1, :40]
-    start = SplitStart(stft, (382.0, 254.6))(spectra.abs(), known, torch.Generator().manual_seed(0), False)[0]
+    start = SplitStart(stft, (382.0, 254.6))(spectra.abs(), {0: known}, torch.Generator().manual_seed(0), False)[0]
     loud = spectra[0].abs() > 0.3 * spectra.abs().max()
     turned = start * spectra[0].conj() / spectra[0].abs()
     assert (turned[:40][loud[:40]] - 1).abs().max() < 1e-3

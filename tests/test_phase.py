@@ -71,6 +71,9 @@ def test_the_gradient_is_that_of_a_tone_and_of_a_chirp(rate_hz_per_s):
         assert error.abs().max() < 0.01
 
 
+NONE = np.zeros(12, dtype=bool)
+
+
 def field(frames: int = 12, bins: int = 9) -> tuple[np.ndarray, ...]:
     """Magnitudes, two constant derivatives and the phase that they belong to."""
     magnitude = np.random.default_rng(0).random((frames, bins), dtype=np.float32) + 0.1
@@ -83,15 +86,43 @@ def test_integration_is_exact_on_a_plane_and_starts_from_what_is_known():
     magnitude, per_frame, per_bin, exact = field()
     phases = np.zeros_like(exact)
     phases[:2] = exact[:2] + 5
-    heap.integrate(magnitude, per_frame, per_bin, phases, 2, 1e-6)
+    heap.integrate(magnitude, per_frame, per_bin, phases, NONE | (np.arange(12) < 2), 1e-6)
     assert np.allclose(phases, exact + 5, atol=1e-5)
+
+
+def test_integration_goes_on_from_both_sides():
+    """What is known before and behind disagrees by a turn of 2: each side has its say up to the quiet in the middle."""
+    magnitude, per_frame, per_bin, exact = field()
+    magnitude[5:7] = 0.01
+    phases = np.zeros_like(exact)
+    phases[:2], phases[10:] = exact[:2] + 5, exact[10:] + 7
+    heap.integrate(magnitude, per_frame, per_bin, phases, np.isin(np.arange(12), [0, 1, 10, 11]), 0.1)
+    assert np.allclose(phases[:5], exact[:5] + 5, atol=1e-5)
+    assert np.allclose(phases[7:], exact[7:] + 7, atol=1e-5)
+
+
+def test_what_does_not_fit_comes_to_lie_in_the_quietest_frame_of_a_gap():
+    magnitude = torch.ones(20, 3)
+    magnitude[3], magnitude[12] = 0.1, 0.5
+    known = torch.tensor([True] * 2 + [False] * 16 + [True] * 2)
+    assert phase.apart(known, magnitude) == [slice(0, 12), slice(12, 20)], "not beside what is known"
+    for one_sided in (known & (torch.arange(20) < 5), torch.zeros(20, dtype=torch.bool), torch.ones(20).bool()):
+        assert phase.apart(one_sided, magnitude) == [slice(0, 20)]
+
+
+def test_what_is_known_keeps_its_phase_and_ends_with_the_music():
+    one = torch.polar(torch.ones(1, 2, 2), torch.full((1, 2, 2), 1.5))
+    phases, fixed = phase.known_or_random(torch.ones(6, 2), {0: one, 5: one, 9: one}, torch.Generator().manual_seed(0))
+    assert fixed.tolist() == [True, True, False, False, False, True]
+    assert torch.allclose(phases[fixed], torch.tensor(1.5, dtype=torch.float64))
+    assert phases[~fixed].unique().numel() == 6
 
 
 def test_integration_leaves_quiet_cells_and_goes_around_them():
     magnitude, per_frame, per_bin, exact = field()
     magnitude[4:8, 3] = 0.01
     phases = np.full_like(exact, 100.0)
-    heap.integrate(magnitude, per_frame, per_bin, phases, 0, 0.1)
+    heap.integrate(magnitude, per_frame, per_bin, phases, NONE, 0.1)
     assert (phases[4:8, 3] == 100).all()
     difference = (phases - exact)[magnitude >= 0.1]
     assert np.allclose(difference, difference[0], atol=1e-5)
@@ -102,9 +133,9 @@ def test_machine_code_does_what_the_python_says(monkeypatch):
     magnitude = field(20, 30)[0]
     slopes = np.random.default_rng(1).standard_normal((2, 20, 30), dtype=np.float32)
     compiled, plain = np.zeros((20, 30)), np.zeros((20, 30))
-    heap.integrate(magnitude, slopes[0], slopes[1], compiled, 3, 0.2)
+    heap.integrate(magnitude, slopes[0], slopes[1], compiled, np.arange(20) < 3, 0.2)
     monkeypatch.setattr(heap, "_compiled", lambda: heap.spread)
-    heap.integrate(magnitude, slopes[0], slopes[1], plain, 3, 0.2)
+    heap.integrate(magnitude, slopes[0], slopes[1], plain, np.arange(20) < 3, 0.2)
     assert np.allclose(compiled, plain)
 
 
@@ -345,7 +376,7 @@ def test_integration_goes_on_around_a_loop():
     magnitude, per_frame, per_bin, _ = field()
     magnitude[5:7] = 0.01  # silence in the middle: only around the ends do both parts meet
     phases = np.full(magnitude.shape, 100.0)
-    heap.integrate(magnitude, per_frame, per_bin, phases, 0, 0.1, True)
+    heap.integrate(magnitude, per_frame, per_bin, phases, NONE, 0.1, True)
     assert np.allclose(phases[0] - phases[-1], 0.3, atol=1e-5)
 
 

@@ -172,3 +172,21 @@ def test_unknown_games_zero_weights_and_impossible_strengths_are_refused(pipelin
         pipeline.generate({"A": 0.0})
     with pytest.raises(UsageError, match="strength"):
         pipeline.generate({"A": 1.0}, length_s=1, init=torch.zeros(2, 32000), strength=0.0)
+
+
+def test_all_networks_that_play_are_compiled_where_there_is_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr("dualdiff.pipeline.compile_in_place", lambda network, device: compiled.append(network))
+    made = Pipeline.load(write_model(tmp_path), device="cpu", compile=True)
+    assert [id(network) for network in compiled] == [id(made.model.unet), id(made.model.vae_model.vae.decoder)]
+
+
+def test_the_decoder_is_one_graph_at_any_length(pipeline: Pipeline) -> None:
+    decoder = pipeline.model.vae_model.vae.decoder
+    fast = torch.compile(decoder.forward, fullgraph=True, backend="aot_eager")
+    for columns in (8, 24, 16):
+        x = torch.randn(1, pipeline.model.vae_model.vae.config.latent_channels + 2, 32, columns)
+        with torch.inference_mode():
+            assert torch.allclose(fast(x), decoder(x), atol=1e-5)

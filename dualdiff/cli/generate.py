@@ -74,7 +74,10 @@ Morph = Annotated[
     tuple[Path, Path] | None,
     typer.Option(metavar="A B", help="Begin as a variation of audio file A and end as one of B; see --strength."),
 ]
-Loop = Annotated[bool, typer.Option("--loop", help="The end leads back to the beginning; loop points are in the tags.")]
+Loop = Annotated[
+    bool | None,
+    typer.Option("--loop/--no-loop", help="The end leads back to the beginning; loop points are in the tags."),
+]
 Intro = Annotated[float | None, typer.Option(metavar="SECONDS", help="Put a lead-in of this length before the loop.")]
 Loudness = Annotated[float | None, typer.Option(metavar="LUFS", help="Loudness of a clip; -60 to 0.")]
 Picture = Annotated[bool, typer.Option("--picture", help="Write a spectrogram beside each clip.")]
@@ -106,7 +109,7 @@ def generate(
     inpaint: Inpaint = None,
     morph: Morph = None,
     strength: Strength = None,
-    loop: Loop = False,
+    loop: Loop = None,
     intro: Intro = None,
     loudness: Loudness = None,
     picture: Picture = False,
@@ -139,7 +142,7 @@ def generate(
         "inpaint": inpaint,
         "morph": morph,
         "strength": strength,
-        "loop": loop or None,
+        "loop": loop,
         "intro": intro,
         "loudness": loudness,
     }

@@ -128,10 +128,10 @@ class Ear:
         self, waveform: Waveform, rate: int, encoded: dict[Path, Latents], notes: list[str]
     ) -> Copies | None:
         try:
-            if self._finder is None:
+            if self.finder is None:
                 notes.append(self._no_finder)
                 return None
-            finder, vae, into = self._finder
+            finder, vae, into = self.finder
             series: dict[str, Tensor] = {"latents": into(self._encoded(vae, waveform, rate, encoded))}
             if "audio" in finder.spaces:
                 series["audio"] = fingerprint(waveform, rate)
@@ -147,7 +147,7 @@ class Ear:
         return "What it may have copied cannot be told: the VAE that made the latents is not here; run dualdiff encode."
 
     @cached_property
-    def _finder(self) -> tuple[CopyFinder, Path, Any] | None:
+    def finder(self) -> tuple[CopyFinder, Path, Any] | None:
         """What finds copies, and the folder of the VAE and the axes that lead into the space of its latents."""
         index = self.around.latents
         vae = self.around.model_with("vae", index.vae_hash) if index else None

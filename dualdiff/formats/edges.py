@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dualdiff.formats.heap import compiled
-from dualdiff.formats.phase import AUDIBLE, phase_gradient
+from dualdiff.formats.phase import AUDIBLE, Known, apart, known_or_random, phase_gradient
 from dualdiff.formats.stft import Stft
 
 SWEEPS = 10
@@ -85,20 +85,20 @@ class Edges:
     stft: Stft
     window_std: float
 
-    def __call__(self, magnitudes: Tensor, known: Tensor | None, generator: torch.Generator, circular: bool) -> Tensor:
-        """Unit spectra to start from, (1, N, F), shared by both channels; `known` spectra (1, K, F) come first.
+    def __call__(self, magnitudes: Tensor, known: Known, generator: torch.Generator, circular: bool) -> Tensor:
+        """Unit spectra to start from, (1, N, F), shared by both channels: a `phase.Starter`.
 
         Cells too quiet to be heard have a random phase.
         """
         forth, up = self.beliefs(magnitudes, circular)
         mid = magnitudes.mean(0)
-        phase = torch.rand(mid.shape, generator=generator, dtype=torch.float64).mul_(2 * math.pi).float()
-        known_frames = 0
-        if known is not None:
-            known_frames = known.shape[1]
-            phase[:known_frames] = known[0].angle().cpu()
-        grow(mid.cpu(), forth.cpu(), up.cpu(), phase, known_frames, circular)
-        return agreed(_turn(phase.to(magnitudes.device)), forth, up, known_frames, SWEEPS)[None]
+        drawn, fixed = known_or_random(mid, known, generator)
+        phase = drawn.float()
+        floor = max(mid.max().item() * AUDIBLE, 1e-30)
+        loud, after, above = mid.cpu(), forth.cpu(), up.cpu()
+        for part in apart(fixed, loud):
+            grow(loud[part], after[part], above[part], phase[part], fixed[part], floor, circular)
+        return agreed(_turn(phase.to(magnitudes.device)), forth, up, fixed, SWEEPS)[None]
 
     def beliefs(self, magnitudes: Tensor, circular: bool) -> tuple[Tensor, Tensor]:
         """The edges to the next frame and to the next bin, (N, F) each, as the phase itself changes."""
@@ -117,13 +117,12 @@ class Edges:
         return forth, up
 
 
-def grow(mid: Tensor, forth: Tensor, up: Tensor, phase: Tensor, known_frames: int, circular: bool) -> None:
-    """Fill `phase` (N, F) in place, from what is known and from each loudest cell on along the surest edges.
+def grow(mid: Tensor, forth: Tensor, up: Tensor, phase: Tensor, known: Tensor, floor: float, circular: bool) -> None:
+    """Fill `phase` (N, F) in place, from frames `known` (N,) and from each loudest cell on, along the surest edges.
 
     How sure an edge is: its concentration times the square root of the magnitude of its quieter cell (what is quiet and
     beside it is easily led astray).
     """
-    floor = max(mid.max().item() * AUDIBLE, 1e-30)
     root = mid.clamp_min(1e-30).sqrt()
     next_frame, next_bin = root.roll(-1, 0), root.roll(-1, 1)
     sure_forth = (forth.abs() * torch.minimum(root, next_frame)).float()
@@ -132,9 +131,8 @@ def grow(mid: Tensor, forth: Tensor, up: Tensor, phase: Tensor, known_frames: in
     audible = mid >= floor
     order = order[: int(audible.sum())]
     changes = (forth.angle().contiguous().numpy(), up.angle().contiguous().numpy())
-    _compiled()(
-        order, sure_forth.numpy(), sure_up.numpy(), *changes, phase.numpy(), audible.numpy(), known_frames, circular
-    )
+    seeds = np.flatnonzero(known.numpy()[:, None] & np.ones(mid.shape[1], dtype=bool))
+    _compiled()(order, sure_forth.numpy(), sure_up.numpy(), *changes, phase.numpy(), audible.numpy(), seeds, circular)
 
 
 def spread(
@@ -145,7 +143,7 @@ def spread(
     up: npt.NDArray[np.float32],
     phase: npt.NDArray[np.float32],
     audible: npt.NDArray[np.bool_],
-    known_frames: int,
+    seeds: npt.NDArray[np.int64],
     circular: bool,
 ) -> None:
     """The loop of `grow`: Prim's algorithm, island by island of audible cells, which `order` lists by loudness.
@@ -154,10 +152,10 @@ def spread(
     """
     frames, bins = phase.shape
     settled = ~audible
-    settled[:known_frames] = False
     heap = [(np.float32(0), np.int64(0), np.float32(0)) for _ in range(0)]
-    for index in range(known_frames * bins):
-        heapq.heappush(heap, (np.float32(-np.inf), np.int64(index), phase[index // bins, index % bins]))
+    for seed in seeds:
+        settled[seed // bins, seed % bins] = False
+        heapq.heappush(heap, (np.float32(-np.inf), seed, phase[seed // bins, seed % bins]))
     reached = 0
     while len(heap) > 0 or reached < order.size:
         if len(heap) == 0:  # the loudest cell of the next island, or one settled before
@@ -190,20 +188,18 @@ def _compiled() -> Callable[..., Any]:
 
     real = numba.float32[:, ::1]
     cells_of, yes = numba.int64[::1], numba.boolean
-    return compiled(spread, numba.void(cells_of, real, real, real, real, real, yes[:, ::1], numba.int64, yes))
+    return compiled(spread, numba.void(cells_of, real, real, real, real, real, yes[:, ::1], cells_of, yes))
 
 
-def agreed(unit: Tensor, forth: Tensor, up: Tensor, known_frames: int, sweeps: int) -> Tensor:
-    """Unit spectra (N, F), every cell in turn moved to its likeliest phase given its neighbours.
+def agreed(unit: Tensor, forth: Tensor, up: Tensor, known: Tensor, sweeps: int) -> Tensor:
+    """Unit spectra (N, F), each cell in turn moved to its likeliest phase given its neighbours; `known` frames stay.
 
     Cells take turns like the fields of a chessboard, so that those which move at once are no neighbours. Each step
     makes the whole likelier. In a loop of an odd number of frames, neighbours may move at once at its seam.
     """
     frames, bins = unit.shape
     place = torch.arange(frames, device=unit.device)[:, None] + torch.arange(bins, device=unit.device)
-    turns = [
-        (place % 2 == side) & (torch.arange(frames, device=unit.device) >= known_frames)[:, None] for side in (0, 1)
-    ]
+    turns = [(place % 2 == side) & ~known.to(unit.device)[:, None] for side in (0, 1)]
     for _ in range(sweeps):
         for turn in turns:
             said = (forth * unit).roll(1, 0) + forth.conj() * unit.roll(-1, 0)

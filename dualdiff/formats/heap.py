@@ -22,7 +22,7 @@ def integrate(
     per_frame: npt.NDArray[np.float32],
     per_bin: npt.NDArray[np.float32],
     phase: npt.NDArray[np.float64],
-    known_frames: int,
+    known: npt.NDArray[np.bool_],
     floor: float,
     circular: bool = False,
 ) -> None:
@@ -32,9 +32,9 @@ def integrate(
         magnitude: (N, F). Cells below `floor` keep the phase they come with.
         per_frame: (N, F), the derivative of the phase along frames, radians per frame.
         per_bin: (N, F), along bins, radians per bin.
-        phase: (N, F), radians. The first `known_frames` frames hold the known phase; the others what a cell keeps
-            when it is below the floor or the loudest of its island.
-        known_frames: how many frames stay as they are.
+        phase: (N, F), radians. Known frames hold the known phase; the others what a cell keeps when it is below the
+            floor or the loudest of its island.
+        known: (N,), which frames stay as they are: what they say spreads into those beside them.
         floor: the least magnitude that is integrated, above 0.
         circular: whether the first frame follows the last.
     """
@@ -42,9 +42,9 @@ def integrate(
     levels = np.where(magnitude >= floor, np.minimum(above * LEVELS_PER_NEPER + 1, MOST_LEVELS), 0).astype(np.uint16)
     order = np.argsort(MOST_LEVELS - levels, axis=None, kind="stable")[: np.count_nonzero(levels)]
     settled = levels == 0
-    settled[:known_frames] = True
-    edge = max(known_frames - 1, 0)
-    seeds = edge * levels.shape[1] + np.flatnonzero(levels[edge]) if known_frames else np.empty(0, dtype=np.int64)
+    settled[known] = True
+    beside = np.roll(~known, 1) | np.roll(~known, -1)
+    seeds = np.flatnonzero((levels > 0) & (known & beside)[:, None])
     _compiled()(order, levels, per_frame, per_bin, phase, settled, seeds, circular)
 
 

@@ -6,7 +6,7 @@ Letters: N frames, F frequency bins, T time; magnitudes are (2, N, F), left and 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,11 +29,14 @@ MAX_CELLS = 6_000_000
 Source = Callable[[int, int], Target]
 """What the spectra of the frames `first` to `last` should be: long spectrograms need not be in memory as a whole."""
 
-Starter = Callable[[Tensor, Tensor | None, torch.Generator, bool], Tensor]
+Known = Mapping[int, Tensor]
+"""Spectra (2, K, F) that are known of K frames, by the number of the first of them."""
+
+Starter = Callable[[Tensor, Known, torch.Generator, bool], Tensor]
 """Unit spectra to start from, (1, N, F), shared by both channels, for magnitudes (2, N, F).
 
-Further arguments are spectra (1, K, F) that are known of the first K frames, or None; where to draw from; and whether
-the first frame follows the last.
+Further arguments are what is known, whose phases they go on from; where to draw from; and whether the first frame
+follows the last.
 """
 
 
@@ -45,7 +48,7 @@ class Recovery:
     start: Starter
 
 
-def at_random(magnitudes: Tensor, known: Tensor | None, generator: torch.Generator, circular: bool) -> Tensor:
+def at_random(magnitudes: Tensor, known: Known, generator: torch.Generator, circular: bool) -> Tensor:
     """The start of the reference, evenly spread phases: a `Starter`."""
     field = torch.view_as_complex(torch.randn(*magnitudes.shape[1:], 2, generator=generator))
     return with_magnitude(field.to(magnitudes.device))[None]
@@ -59,31 +62,48 @@ class Integrated:
     window_std: float
     """Standard deviation of the (nearly Gaussian) window, audio samples."""
 
-    def __call__(self, magnitudes: Tensor, known: Tensor | None, generator: torch.Generator, circular: bool) -> Tensor:
+    def __call__(self, magnitudes: Tensor, known: Known, generator: torch.Generator, circular: bool) -> Tensor:
         """See `Starter`."""
         mid = magnitudes.mean(0).cpu()
-        phase = known_or_random(mid, known, generator)
+        phase, fixed = known_or_random(mid, known, generator)
         slopes = phase_gradient(mid, self.stft, self.window_std, circular)
-        outward(mid, *slopes, phase, known, circular)
+        outward(mid, *slopes, phase, fixed, circular)
         return unit_spectra(phase, magnitudes.device)
 
 
-def known_or_random(mid: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
-    """The phases of `known` spectra (1, K, F), and random ones behind them, (N, F), float64."""
+def known_or_random(mid: Tensor, known: Known, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The phases (N, F), float64, of known spectra, random ones elsewhere; and which frames are known, (N,)."""
     phase = torch.rand(mid.shape, generator=generator, dtype=torch.float64) * 2 * math.pi
-    if known is not None:
-        phase[: known.shape[1]] = known[0].angle().cpu()
-    return phase
+    fixed = torch.zeros(len(mid), dtype=torch.bool)
+    for first, spectra in known.items():
+        here = slice(first, min(first + spectra.shape[1], len(mid)))
+        phase[here] = spectra[:, : max(here.stop - first, 0)].mean(0).angle().to(phase)
+        fixed[here] = True
+    return phase, fixed
 
 
-def outward(
-    mid: Tensor, per_frame: Tensor, per_bin: Tensor, phase: Tensor, known: Tensor | None, circular: bool
-) -> None:
-    """Integrate in place from the known frames and from the loudest cells, as far as anything is audible."""
+def outward(mid: Tensor, per_frame: Tensor, per_bin: Tensor, phase: Tensor, known: Tensor, circular: bool) -> None:
+    """Integrate in place from frames `known` (N,) and from the loudest cells, as far as anything is audible."""
     floor = max(mid.max().item() * AUDIBLE, 1e-30)
-    known_frames = 0 if known is None else known.shape[1]
-    slopes = (per_frame.numpy(), per_bin.numpy())
-    integrate(mid.numpy(), *slopes, phase.numpy(), known_frames, floor, circular)
+    for part in apart(known, mid):
+        slopes = per_frame[part].numpy(), per_bin[part].numpy()
+        integrate(mid[part].numpy(), *slopes, phase[part].numpy(), known[part].numpy(), floor, circular)
+
+
+def apart(known: Tensor, magnitude: Tensor) -> list[slice]:
+    """The frames of magnitudes (N, F) in parts that are grown each by itself, with what is `known` (N,) at one end.
+
+    A phase grows along the loudest cells, so from one side through all of a gap; and what does not fit would come to
+    lie at its other border, where the music goes on unchanged. It is better placed in the quietest frame of the middle.
+    """
+    gaps = (~known).nonzero().flatten()
+    if not len(gaps) or not known[: int(gaps[0])].any() or not known[int(gaps[-1]) :].any():
+        return [slice(0, len(known))]
+    first, last = int(gaps[0]), int(gaps[-1]) + 1
+    margin = (last - first) // 4
+    middle = magnitude[first + margin : last - margin].square().sum(1)
+    cut = first + margin + int(middle.argmin()) if len(middle) else first
+    return [slice(0, cut), slice(cut, len(known))]
 
 
 def unit_spectra(phase: Tensor, device: torch.device) -> Tensor:
@@ -133,7 +153,7 @@ def recover(
         return stft.window.new_zeros(2, 0)
     if frames <= longest:
         target = source(0, frames)
-        start = recovery.start(target.magnitudes, None, _generator(seed, 0), circular)
+        start = recovery.start(target.magnitudes, {}, _generator(seed, 0), circular)
         return recovery.polish(target, start, circular=circular, progress=progress)
     if not circular:
         return _in_pieces(source, frames, recovery, seed, longest, overlap, False, progress)
@@ -182,12 +202,7 @@ def go_on(
         after = -(-(stop - offset + stft.half) // hop)
         spectra = stft.spectra(stft.padded(whole[:, offset : (last - 1) * hop]), 0, last - first)
         held = {0: spectra[:, :before], after: spectra[:, after:]} if before or after < last - first else {}
-        phase = recovery.start(
-            target.magnitudes,
-            spectra[:, :before].mean(0, keepdim=True) if before else None,
-            _generator(seed, first),
-            False,
-        )
+        phase = recovery.start(target.magnitudes, held, _generator(seed, first), False)
         share = _share(progress, done - begun, stop - begun)
         part = recovery.polish(target, phase, held=held, progress=share)
         lead = min(stft.half, done - offset) if done == begun else _FADE_HOPS * hop
@@ -233,11 +248,10 @@ def _in_pieces(
         first, is_last = piece * step, piece == pieces - 1
         last = frames if is_last else first + step + overlap
         held = {0: _spectra(whole, stft, first, first + overlap // 2)} if piece else {}
-        known = held[0].mean(0, keepdim=True) if piece else None
         if returns and is_last:
             held[last - first - overlap // 2] = _spectra(whole, stft, overlap // 2, overlap)
         target = source(first, last)
-        unit = recovery.start(target.magnitudes, known, _generator(seed, piece), False)
+        unit = recovery.start(target.magnitudes, held, _generator(seed, piece), False)
         part = recovery.polish(target, unit, held=held, progress=_share(progress, piece, pieces))
         start, stop = _fade(stft) if piece else (0, 0)
         place = whole[:, first * hop : first * hop + part.shape[-1]]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dualdiff.formats.phase import known_or_random, outward, phase_gradient, unit_spectra
+from dualdiff.formats.phase import Known, known_or_random, outward, phase_gradient, unit_spectra
 from dualdiff.formats.stft import Stft, reflected, wrapped
 from dualdiff.types import Waveform
 
@@ -158,21 +158,22 @@ class SplitStart:
     stds: tuple[float, float]
     """Standard deviations of the long and the short window, audio samples."""
 
-    def __call__(self, magnitudes: Tensor, known: Tensor | None, generator: torch.Generator, circular: bool) -> Tensor:
+    def __call__(self, magnitudes: Tensor, known: Known, generator: torch.Generator, circular: bool) -> Tensor:
         """See `phase.Starter`."""
         stft = self.stft
         mid = magnitudes.mean(0).cpu()
         low, high = _from_the_middle(stft.low), _from_the_middle(stft.high)
         centred = torch.cat([low[: stft.low_bins], high[stft.high_first :]])
-        phase = known_or_random(mid, known, generator) + centred
+        phase, fixed = known_or_random(mid, known, generator)
+        phase += centred
         per_frame, per_bin = self._gradients(mid, circular)
         joined = self._joined()
         loud, along_frames, along_bins, found = (
             values[:, joined].contiguous() for values in (mid, per_frame, per_bin, phase)
         )
-        outward(loud, along_frames, along_bins, found, known, circular)
-        new = slice(0 if known is None else known.shape[1], None)
-        phase[new, joined] = found[new]
+        outward(loud, along_frames, along_bins, found, fixed, circular)
+        new = (~fixed).nonzero().flatten()
+        phase[new[:, None], joined] = found[new]
         for bin, near, bins in self._beyond(joined):
             phase[new, bin] = phase[new, near] + bins * per_bin[new, near]
         return unit_spectra(phase - centred, magnitudes.device)

@@ -1,0 +1,144 @@
+"""Format and VAE as one: waveforms to normalised latents and back, whole or as a part of what is known.
+
+Letters: B clips of a batch, C latent channels, F rows, N columns, T audio samples; of samples, F bins and N frames.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dualdiff.formats import Continuing, Format
+from dualdiff.models.pieces import in_pieces
+from dualdiff.progress import Progress, silent
+from dualdiff.store import LatentSpace, VAEModel
+from dualdiff.types import Latents, Quality, Sample, Waveform
+
+PIECE = 256
+"""Columns of latents that go through the VAE at once: some 16 s."""
+
+MARGIN_FRAMES = 5
+"""Frames farther than this from what is new see nothing of it, nearly."""
+
+MATCHED_FRAMES = 8
+"""Known frames beside what is new that tell how the VAE renders such music: one column."""
+
+MATCH_LASTS_FRAMES = 12.0
+"""New frames within which that is taken into account, fading to 1/e."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What turns waveforms into the latents that a UNet denoises, and back.
+
+    `column_multiple` is the whole multiple of columns that the UNet takes.
+    """
+
+    vae_model: VAEModel
+    space: LatentSpace
+    column_multiple: int
+    device: torch.device
+
+    @property
+    def format(self) -> Format:
+        """The format of its samples."""
+        return self.vae_model.format
+
+    @property
+    def frame_multiple(self) -> int:
+        """A clip's frames are a whole multiple of this: what VAE and UNet together halve."""
+        return int(self.vae_model.vae.reduction * self.column_multiple)
+
+    @property
+    def column(self) -> int:
+        """Audio samples per column of latents."""
+        return int(self.vae_model.vae.reduction * self.format.hop_length)
+
+    def shape(self, columns: int) -> tuple[int, int, int]:
+        """(C, F, N) of so many columns."""
+        vae = self.vae_model.vae
+        return vae.config.latent_channels, len(vae.latent_frequencies), columns
+
+    def num_columns(self, samples: int) -> int:
+        """The columns of latents that so many audio samples need, a whole multiple."""
+        frames = max(self.format.num_frames(samples), 1)
+        while self.format.num_samples(frames) < samples:
+            frames += 1
+        return -(-frames // self.frame_multiple) * self.column_multiple
+
+    def num_samples(self, columns: int) -> int:
+        """The audio samples that so many columns decode to."""
+        return self.format.num_samples(columns * self.vae_model.vae.reduction)
+
+    def encode(self, waveform: Waveform) -> Latents:
+        """A waveform (2, T) at the format's rate to normalised latents (1, C, F, N), padded to whole multiples."""
+        frames = -(-self.format.num_frames(waveform.shape[-1]) // self.frame_multiple) * self.frame_multiple
+        missing = self.format.num_samples(frames) - waveform.shape[-1]
+        padded = torch.nn.functional.pad(waveform, (0, missing))[None]
+        vae = self.vae_model
+        sample = self.format.encode(padded.to(self.device))
+        piece = PIECE * vae.vae.reduction
+        return self.space.normalise(in_pieces(vae.encode, sample, piece=piece, context=vae.context_frames))
+
+    def decode(
+        self,
+        latents: Latents,
+        seed: int = 0,
+        quality: Quality = "default",
+        circular: bool = False,
+        progress: Progress = silent,
+    ) -> Waveform:
+        """Normalised latents (1, C, F, N) to a waveform (2, T) at the format's loudness, on the CPU."""
+        sample = self._sample(latents, circular)
+        return self.format.decode(sample, seed=seed, quality=quality, circular=circular, progress=progress)[0].cpu()
+
+    def fill(
+        self,
+        latents: Latents,
+        known: Waveform,
+        start: int,
+        stop: int,
+        seed: int = 0,
+        quality: Quality = "default",
+        progress: Progress = silent,
+    ) -> Waveform:
+        """`known` (2, T), its samples `start` to `stop` made from latents (1, C, F, N) of all of it; on the CPU.
+
+        Frames that see only known audio are its own, and the new ones go over into them.
+        """
+        sample = self._sample(latents)
+        if not isinstance(self.format, Continuing):
+            return self.format.decode(sample, seed=seed, quality=quality, progress=progress)[0].cpu()
+        own, margin = self.format.encode(known[None].to(self.device)), MARGIN_FRAMES * self.format.hop_length
+        centres = torch.arange(sample.shape[-1], device=sample.device) * self.format.hop_length
+        outside = (centres <= start - margin) | (centres >= stop + margin)
+        whole = joined(sample, own[..., : sample.shape[-1]], outside)
+        return self.format.go_on(whole, known, start, stop, seed=seed, quality=quality, progress=progress).cpu()
+
+    def _sample(self, latents: Latents, circular: bool = False) -> Sample:
+        vae = self.vae_model.vae
+        with torch.inference_mode():
+            restored = self.space.restore(latents)
+            return in_pieces(vae.decode, restored, piece=PIECE, context=vae.decoder_context, circular=circular)
+
+
+def joined(fresh: Sample, own: Sample, outside: Tensor) -> Sample:
+    """`own` (1, 2, F, N) where `outside` (N,), `fresh` elsewhere: one stretch, which goes over into what is around it.
+
+    A VAE blurs: what it made of known frames beside the stretch differs from them, the same way on the next frames.
+    That difference, by channel and band, is taken back on the new frames too, the less the farther they are.
+    """
+    inside = (~outside).nonzero().flatten()
+    if not len(inside):
+        return own
+    first, last = int(inside[0]), int(inside[-1])
+    places = torch.arange(fresh.shape[-1], device=fresh.device)
+    missing = torch.zeros_like(fresh)
+    for beside, away in (
+        (slice(max(first - MATCHED_FRAMES, 0), first), places - first),
+        (slice(last + 1, last + 1 + MATCHED_FRAMES), last - places),
+    ):
+        if beside.start < beside.stop and beside.start < fresh.shape[-1]:
+            difference = (own - fresh)[..., beside].mean(-1, keepdim=True)
+            missing += difference * (-away.clamp_min(0) / MATCH_LASTS_FRAMES).exp()
+    return torch.where(outside, own, fresh + missing)
