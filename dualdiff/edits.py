@@ -3,6 +3,7 @@
 Letters: C channels, T audio samples, N columns of latents.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,8 @@ from dualdiff.request import Given
 from dualdiff.types import Latents, Waveform
 from dualdiff.waveforms import resample
 
-FADE_S = 0.016
-"""Old audio goes over into new within so long, just outside of what is written anew, seconds."""
+FADE_S = 0.032
+"""Old audio goes over into new within so long, just outside of what is written anew, seconds: half a short window."""
 
 LIMIT_S = 0.005
 """How long before and after a peak new audio is turned down where it would be louder than full scale, seconds."""
@@ -90,13 +91,19 @@ def spliced(clip: Given, fresh: Waveform, fresh_start: int, fresh_rate: int, sta
     out = torch.nn.functional.pad(clip.original, (0, max(0, last - length)))
     begin, end = max(0, first - fade), min(last + fade, out.shape[-1])
     weight = torch.ones(end - begin)
-    weight[: first - begin] = torch.linspace(0, 1, fade + 2)[1:-1][fade - (first - begin) :]
+    weight[: first - begin] = rise(fade)[fade - (first - begin) :]
     if end > last:
-        weight[last - begin :] = torch.linspace(1, 0, fade + 2)[1:-1][: end - last]
+        weight[last - begin :] = rise(fade).flip(0)[: end - last]
     ceiling = max(clip.original.abs().max().item(), 0.9)
     part = limited(new[:, begin - shift : end - shift], min(ceiling, 1.0), round(LIMIT_S * rate))
     out[:, begin:end] = torch.lerp(out[:, begin:end], part, weight).clamp(-1, 1)  # rounding leads past full scale
     return out
+
+
+def rise(length: int) -> Tensor:
+    """Weights of what comes in, (length,), from above 0 to below 1: half a period of a cosine, for what is in phase."""
+    place = torch.linspace(0, 1, length + 2)[1:-1]
+    return (1 - (math.pi * place).cos()) / 2
 
 
 def limited(waveform: Waveform, ceiling: float, reach: int) -> Waveform:

@@ -20,7 +20,7 @@ from dualdiff.device import compile_in_place, machine_name, room_for, select_dev
 from dualdiff.diffusion.canvas import Known, lay_out, windowed
 from dualdiff.diffusion.denoiser import Denoise, Denoiser, autoguided, guided
 from dualdiff.diffusion.sampler import SAMPLERS, draw_noise, sigma_schedule
-from dualdiff.edits import FADE_S, morphed, spliced, stretch
+from dualdiff.edits import FADE_S, morphed, rise, spliced, stretch
 from dualdiff.errors import DataError, UsageError, did_you_mean
 from dualdiff.formats.stft import reflected
 from dualdiff.progress import Progress, silent
@@ -216,8 +216,7 @@ class Pipeline:
         known = torch.cat([waveform.new_zeros(2, start), goes_on], -1)
         seed, quality = Stream(request.seed).seed_for("phase"), request.config.quality
         fresh = self.codec.fill(sampled, known, 0, start, seed, quality)
-        weight = torch.linspace(0, 1, fade + 2)[1:-1]
-        over = torch.lerp(fresh[:, start : start + fade], waveform[:, :fade], weight)
+        over = torch.lerp(fresh[:, start : start + fade], waveform[:, :fade], rise(fade))
         lead_in = torch.cat([fresh[:, start - asked : start], over], -1)
         return torch.cat([lead_in, waveform.roll(-fade, -1)], -1), lead_in.shape[-1]
 

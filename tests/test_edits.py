@@ -11,7 +11,7 @@ from test_store import write_model
 from dualdiff import audio
 from dualdiff.clips import given
 from dualdiff.codec import joined
-from dualdiff.edits import FADE_S, limited, morphed, spliced, stretch
+from dualdiff.edits import FADE_S, limited, morphed, rise, spliced, stretch
 from dualdiff.errors import DataError, UsageError
 from dualdiff.formats.mel import MelConfig, MelFormat
 from dualdiff.pipeline import Pipeline
@@ -111,6 +111,15 @@ def test_long_new_audio_goes_on_piece_by_piece(monkeypatch):
     assert fresh.shape == known.shape
     power = fresh[:, 16000:118000].unfold(-1, 1000, 1000).square().mean((0, 2))
     assert power.min() > 0.6 * power.mean(), "nothing cancels where pieces meet"
+
+
+def test_what_is_in_phase_keeps_its_level_in_a_crossfade():
+    clip = Given.of(tone(2.0), RATE)
+    out = spliced(clip, tone(2.0), 0, RATE, 0.5, 1.0)
+    assert torch.allclose(out, clip.original, atol=1e-6)
+    weights = rise(512)
+    assert torch.allclose(weights + weights.flip(0), torch.ones(512), atol=1e-6)
+    assert 0 < weights[0] < 1e-4, "no corner where it begins"
 
 
 def test_what_is_as_loud_as_a_file_can_be_stays_so():
