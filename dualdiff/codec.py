@@ -6,7 +6,6 @@ Letters: B clips of a batch, C latent channels, F rows, N columns, T audio sampl
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from dualdiff.formats import Continuing, Format
 from dualdiff.models.pieces import in_pieces
@@ -19,12 +18,6 @@ PIECE = 256
 
 MARGIN_FRAMES = 5
 """Frames farther than this from what is new see nothing of it, nearly."""
-
-MATCHED_FRAMES = 8
-"""Known frames beside what is new that tell how the VAE renders such music: one column."""
-
-MATCH_LASTS_FRAMES = 12.0
-"""New frames within which that is taken into account, fading to 1/e."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +97,7 @@ class Codec:
     ) -> Waveform:
         """`known` (2, T), its samples `start` to `stop` made from latents (1, C, F, N) of all of it; on the CPU.
 
-        Frames that see only known audio are its own, and the new ones go over into them.
+        Frames that see only known audio are its own.
         """
         sample = self._sample(latents)
         if not isinstance(self.format, Continuing):
@@ -112,7 +105,7 @@ class Codec:
         own, margin = self.format.encode(known[None].to(self.device)), MARGIN_FRAMES * self.format.hop_length
         centres = torch.arange(sample.shape[-1], device=sample.device) * self.format.hop_length
         outside = (centres <= start - margin) | (centres >= stop + margin)
-        whole = joined(sample, own[..., : sample.shape[-1]], outside)
+        whole = torch.where(outside, own[..., : sample.shape[-1]], sample)
         return self.format.go_on(whole, known, start, stop, seed=seed, quality=quality, progress=progress).cpu()
 
     def _sample(self, latents: Latents, circular: bool = False) -> Sample:
@@ -120,25 +113,3 @@ class Codec:
         with torch.inference_mode():
             restored = self.space.restore(latents)
             return in_pieces(vae.decode, restored, piece=PIECE, context=vae.decoder_context, circular=circular)
-
-
-def joined(fresh: Sample, own: Sample, outside: Tensor) -> Sample:
-    """`own` (1, 2, F, N) where `outside` (N,), `fresh` elsewhere: one stretch, which goes over into what is around it.
-
-    A VAE blurs: what it made of known frames beside the stretch differs from them, the same way on the next frames.
-    That difference, by channel and band, is taken back on the new frames too, the less the farther they are.
-    """
-    inside = (~outside).nonzero().flatten()
-    if not len(inside):
-        return own
-    first, last = int(inside[0]), int(inside[-1])
-    places = torch.arange(fresh.shape[-1], device=fresh.device)
-    missing = torch.zeros_like(fresh)
-    for beside, away in (
-        (slice(max(first - MATCHED_FRAMES, 0), first), places - first),
-        (slice(last + 1, last + 1 + MATCHED_FRAMES), last - places),
-    ):
-        if beside.start < beside.stop and beside.start < fresh.shape[-1]:
-            difference = (own - fresh)[..., beside].mean(-1, keepdim=True)
-            missing += difference * (-away.clamp_min(0) / MATCH_LASTS_FRAMES).exp()
-    return torch.where(outside, own, fresh + missing)
