@@ -2,11 +2,14 @@
 
     python benchmarks/train.py [--preset nano ...] [--steps N] > benchmarks/train.md
 
-For each preset the UNet is trained on random latents of the shape that the settings ask for, by the real loop. FLOP are
-counted by torch, forward and backward, and set beside a convolution (the largest of the network, alone, forward and
-backward) and a matrix product of 2048 x 2048, in the same number type.
+For each preset the UNet is trained by the real loop on crops of random latents, of the shape that the settings ask for.
+Between its steps all that they are compared with is measured, so that what else the machine does changes both alike:
+forward and backward alone; the update alone (optimizer, renormalisation, averages); the largest convolution of the
+network, forward and backward; a matrix product of 2048 x 2048. FLOP are counted by torch. What does not come with each
+step (snapshots of the averages, checkpoints) is timed on its own, and told as a share of the preset's whole training.
 """
 
+# ruff: noqa: E402 - a process is set up before it imports torch
 import argparse
 import datetime
 import os
@@ -15,9 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
+
+from dualdiff.process import settle
+
+settle()  # as every command does
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +37,7 @@ from dualdiff.models.layers import MPConv, renormalise
 from dualdiff.seeding import Stream
 from dualdiff.settings import preset
 from dualdiff.store import LatentSpace
+from dualdiff.training.config import TrainConfig
 from dualdiff.training.ema import EMA
 from dualdiff.training.job import make_accelerator
 from dualdiff.training.loop import Loop, Trial
@@ -37,22 +45,24 @@ from dualdiff.training.memory import memory_bytes
 from dualdiff.training.optimizer import make_optimizer
 from dualdiff.training.proof import Unheard
 from dualdiff.training.run import Run
+from dualdiff.training.snapshots import is_due
 from dualdiff.training.unet import UNetObjective
 
 GAMES, ROWS, COLUMN_S = 4, 32, 0.064
-REPEATS = 5
+WARM_UP, SIDE = 2, 2048
 
 
-@dataclass
 class Noise:
-    """Random latents of the shape of real ones."""
+    """Crops of random latents of the shape of real ones."""
 
-    columns: int
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        self._track = 0.5 * torch.randn(4, ROWS, 4 * columns, generator=Stream(0).torch("track"))
 
     def examples(self, first: int, count: int) -> Batch:
         """See `BatchSource`."""
-        generator = Stream(0).torch(f"{first}")
-        latents = 0.5 * torch.randn(count, 4, ROWS, self.columns, generator=generator)
+        starts = [7919 * number % (3 * self._columns) for number in range(first, first + count)]
+        latents = torch.stack([self._track[:, :, start : start + self._columns] for start in starts])
         return Batch({"latents": latents, "labels": torch.eye(GAMES)[torch.arange(count) % GAMES]}, ["noise"] * count)
 
 
@@ -73,37 +83,74 @@ class Largest:
             self.work, self.layer, self.shape = work, layer, tuple(x.shape)
 
 
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds, the median of a few after two to warm up."""
-    found = []
-    for index in range(REPEATS + 2):
-        started_s = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if index >= 2:
-            found.append(time.perf_counter() - started_s)
-    return statistics.median(found)
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long it takes once."""
+    started_s = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started_s
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
-    """FLOP a second of a plain matrix product."""
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / timed(lambda: a @ b, device)
+def product_of(dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+    """A plain matrix product of `SIDE` x `SIDE`."""
+    a, b = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
+    return lambda: a @ b
 
 
-def convolution_rate(largest: Largest, dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP a second of a network's largest convolution alone, forward and backward."""
+def convolution_of(largest: Largest, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+    """A network's largest convolution alone, forward and backward."""
     assert largest.layer is not None
-    weight = largest.layer.weight.detach().to(dtype).requires_grad_()
+    weight, padding = largest.layer.weight.detach().to(dtype).requires_grad_(), largest.layer.padding
     x = torch.randn(largest.shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     x.requires_grad_()
-    slope = torch.ones_like(nn.functional.conv2d(x, weight, padding=largest.layer.padding))
+    slopes = torch.ones_like(nn.functional.conv2d(x, weight, padding=padding))
+    return lambda: torch.autograd.grad(nn.functional.conv2d(x, weight, padding=padding), (x, weight), slopes)
 
-    def work() -> None:
-        torch.autograd.grad(nn.functional.conv2d(x, weight, padding=largest.layer.padding), (x, weight), slope)  # type: ignore[union-attr]
 
-    return 6 * largest.work / timed(work, device)
+def update_of(unet: UNet, config: TrainConfig) -> Callable[[], object]:
+    """What follows forward and backward in a step, on a copy of the network."""
+    copy = deepcopy(unet)
+    optimizer, ema = make_optimizer(copy), EMA(dict(copy.named_parameters()), config.ema_widths)
+    for parameter in copy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    def update() -> None:
+        optimizer.step()
+        renormalise(copy)
+        ema.update(dict(copy.named_parameters()), 10)
+
+    return update
+
+
+def others_s() -> float:
+    """Processor seconds that other processes have used so far (0 where the system does not tell)."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, path.read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+class Between:
+    """The loop's progress: at the end of each step's work, before its events, it measures everything else once."""
+
+    def __init__(self, works: dict[str, Callable[[], object]], device: torch.device) -> None:
+        self._works, self._device = works, device
+        self.found: dict[str, list[float]] = {name: [] for name in (*works, "step")}
+        self._resumed_s = 0.0
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """See `Progress`. The first two steps warm up: allocations, kernels, the optimizer's state."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        if done > WARM_UP:
+            self.found["step"].append(time.perf_counter() - self._resumed_s)
+        for name, work in self._works.items():
+            took_s = seconds(work, self._device)
+            if done > WARM_UP:
+                self.found[name].append(took_s)
+        self._resumed_s = time.perf_counter()
 
 
 def measured(name: str, steps: int) -> dict[str, object]:
@@ -114,7 +161,6 @@ def measured(name: str, steps: int) -> dict[str, object]:
     torch.manual_seed(0)
     unet = UNet(settings.unet, channels=4, games=GAMES, frequencies=torch.logspace(1.5, 4, ROWS)).to(device)
     unet.compute_dtype = dtype
-    accelerator = make_accelerator(device)
     games = tuple(f"G{number}" for number in range(GAMES))
     space = LatentSpace(mean=(0.0,) * 4, std=(1.0,) * 4, sigma_min=0.03)
     objective = UNetObjective(unet, None, space, games, settings.unet_loss, settings.unet_noise)  # type: ignore[arg-type]
@@ -126,41 +172,67 @@ def measured(name: str, steps: int) -> dict[str, object]:
     for hook in hooks:
         hook.remove()
     flop = counter.get_total_flops() * config.grad_accum_steps
+    works = {
+        "pass": lambda: trial.run(micro),
+        "update": update_of(unet, config),
+        "convolution": convolution_of(largest, dtype, device),
+        "product": product_of(dtype, device),
+    }
     if settings.project.compile:
         compile_in_place(unet, device)
-    pass_s = timed(lambda: trial.run(micro), device) * config.grad_accum_steps
-    optimizer, ema = make_optimizer(unet), EMA(dict(unet.named_parameters()), config.ema_widths)
-    for parameter in unet.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-
-    def update() -> None:
-        optimizer.step()
-        renormalise(unet)
-        ema.update(dict(unet.named_parameters()), 10)
-
-    update_s = timed(update, device)
+    between = Between(works, device)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder) / "run", {"network": "unet"}, "")
         run.open()
-        quiet = replace(config, steps=steps, save_every=10**6, validate_every=10**6, preview_every=10**6)
-        moments: list[float] = []
-        loop = Loop(Unheard(objective), source, quiet, run, accelerator, 0)
-        loop.progress = lambda done, total, note="": moments.append(time.perf_counter())
+        never = dict.fromkeys(("report_every", "save_every", "validate_every", "preview_every"), 10**6)
+        loop = Loop(Unheard(objective), source, replace(config, steps=steps, **never), run, make_accelerator(device), 0)  # type: ignore[arg-type]
+        loop.progress = between
+        before_s, started_s = others_s(), time.perf_counter()
         loop.fit()
-    step_s = statistics.median(b - a for a, b in pairwise(moments[1:]))
-    convolution, product = convolution_rate(largest, dtype, device), matrix_rate(dtype, device)
+        cores = (time.perf_counter() - started_s) * (os.cpu_count() or 1)
+        others = max(0.0, others_s() - before_s) / cores
+        saved = between.found["step"]
+        save_s = statistics.median(seconds(lambda n=n: save_as(loop, n), device) for n in range(1, 4))  # type: ignore[misc]
+        averages = {width: loop.ema.tensors(width) for width in config.ema_widths}
+        snapshot_s = statistics.median(
+            seconds(lambda n=n: run.save_snapshots(n, averages, 4), device) for n in (1, 2, 3)
+        )  # type: ignore[misc]
+    medians = {kind: statistics.median(values) for kind, values in between.found.items()}
+    step_s, accum = medians["step"], config.grad_accum_steps
+    convolution, product = 6 * largest.work / medians["convolution"], 2 * SIDE**3 / medians["product"]
+    snapshots = sum(map(is_due, range(1, config.steps + 1)))
+    saving_s = snapshots * snapshot_s + config.steps // config.save_every * save_s
+    passes, update = accum * medians["pass"] / step_s, medians["update"] / step_s
     return {
         "preset": name,
+        "numbers": str(dtype).removeprefix("torch."),
+        "parameters": f"{sum(parameter.numel() for parameter in unet.parameters()) / 1e6:.1f} M",
+        "batch": f"{accum} x {micro} x 4x{ROWS}x{columns}",
+        "step, s (quartiles)": f"{step_s:.3f} ({' to '.join(f'{value:.3f}' for value in quartiles(saved))})",
         "samples/s": f"{config.batch_size / step_s:.2f}",
-        "step, s": f"{step_s:.2f}",
         "GFLOP/s": f"{flop / step_s / 1e9:.0f}",
         "of its largest convolution alone": f"{flop / step_s / convolution:.0%} of {convolution / 1e9:.0f}",
         "of a matrix product": f"{flop / step_s / product:.0%} of {product / 1e9:.0f}",
-        "outside forward and backward": f"{max(0.0, 1 - pass_s / step_s):.1%}",
-        "renormalise + EMA + optimizer": f"{update_s / step_s:.1%}",
+        "forward and backward": f"{passes:.1%}",
+        "optimizer, renormalisation, averages": f"{update:.1%}",
+        "all else": f"{max(0.0, 1 - passes - update):.1%}",
+        "snapshots and checkpoints, of the whole training": f"{saving_s / (config.steps * step_s + saving_s):.1%} "
+        f"({snapshots} of {snapshot_s:.2f} s, {config.steps // config.save_every} of {save_s:.2f} s)",
         "peak memory, MiB": f"{memory_bytes(device) / 2**20:.0f}",
-        "numbers": str(dtype).removeprefix("torch."),
+        "cores used by others": f"{others:.0%}",
     }
+
+
+def save_as(loop: Loop, step: int) -> None:
+    """Write a checkpoint, as if after `step` steps."""
+    loop.step = step
+    loop._save()
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """The first and the third."""
+    found = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return [found[0], found[2]]
 
 
 def main() -> None:
@@ -173,10 +245,11 @@ def main() -> None:
     what = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"# The speed of training\n\n{datetime.date.today().isoformat()}, device {device} ({what}), ", end="")
     print(f"{os.cpu_count()} CPU cores, torch {torch.__version__}. `python {' '.join(sys.argv)}`: medians; the UNet.\n")
-    rows = [measured(name, arguments.steps) for name in arguments.preset or ["nano"]]
-    print(f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row.values()))} |")
+    columns = [measured(name, arguments.steps) for name in arguments.preset or ["nano"]]
+    for number, key in enumerate(columns[0]):
+        print(f"| {key} | {' | '.join(str(column[key]) for column in columns)} |")
+        if number == 0:
+            print("|---|" + "---|" * len(columns))
 
 
 if __name__ == "__main__":

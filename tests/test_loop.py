@@ -216,10 +216,10 @@ def test_the_record_holds_means_between_reports_and_validations_of_the_averaged_
 
 
 def test_old_checkpoints_and_snapshots_go(tmp_path: Path) -> None:
-    fit(tmp_path / "run", steps=12, save_every=2, keep_checkpoints=2, keep_ema_snapshots=3, ema_widths=(0.05, 0.1))
-    assert Run(tmp_path / "run", IDENTITY, "").checkpoints() == [10, 12]
+    fit(tmp_path / "run", steps=36, save_every=2, keep_checkpoints=2, keep_ema_snapshots=3, ema_widths=(0.05, 0.1))
+    assert Run(tmp_path / "run", IDENTITY, "").checkpoints() == [34, 36]
     kept = sorted(path.stem for path in (tmp_path / "run" / "ema").iterdir())
-    assert kept == [f"{width}-{step:08d}" for width in ("0.050", "0.100") for step in (3, 5, 8)]
+    assert kept == [f"{width}-{step:08d}" for width in ("0.050", "0.100") for step in (13, 21, 36)]
 
 
 def test_a_run_folder_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -19,12 +19,17 @@ from dualdiff.weights import load_tensors, save_tensors
 RATIO = 0.6
 """Of the steps of one snapshot and the next."""
 
+FIRST = 8
+"""The first step with a snapshot: what comes before is soon a negligible part of any average."""
+
 NARROWEST, WIDEST = 0.015, 0.25
 """The widths that can be rebuilt."""
 
 
 def is_due(step: int) -> bool:
-    """Whether a snapshot belongs to this step: the rounded powers of 1/0.6, 1, 2, 3, 5, 8, 13, 21, ..."""
+    """Whether a snapshot belongs to this step: the rounded powers of 1/0.6 from 8 up, 8, 13, 21, 36, ..."""
+    if step < FIRST:
+        return False
     power = round(np.log(step) / -np.log(RATIO))
     return any(step == round(RATIO**-near) for near in (power - 1, power, power + 1))
 
