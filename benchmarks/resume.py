@@ -26,9 +26,9 @@ import torch
 
 from dualdiff import cli
 from dualdiff.settings import open_project, project_toml
-from dualdiff.stages import PREPARE
 from dualdiff.training.job import with_micro_batch
 from dualdiff.training.proof import Unheard
+from dualdiff.trainings import PREPARE
 
 MUSIC = Path(__file__).resolve().parents[1] / "examples" / "music"
 SETTINGS = (

@@ -29,7 +29,7 @@ from dualdiff.seeding import Stream
 from dualdiff.settings import Project
 from dualdiff.store import SIGMA_DATA, LatentSpace, VAEModel, format_hash, load_vae, open_format, save_unet, save_vae
 from dualdiff.training.config import TrainConfig
-from dualdiff.training.job import Job, make_accelerator, part, show_again, train
+from dualdiff.training.job import Job, make_accelerator, part, train
 from dualdiff.training.preflight import (
     require_design,
     require_hashes,
@@ -37,7 +37,6 @@ from dualdiff.training.preflight import (
     require_sound,
     warn_of_untrained,
 )
-from dualdiff.training.proof import Proof, prove
 from dualdiff.training.run import Run
 from dualdiff.training.statistics import STATISTICS_NAME, run_statistics
 from dualdiff.training.unet import UNetObjective, held_out_losses
@@ -119,7 +118,9 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
     def check() -> None:
         require_sound(source.examples(0, min(CHECKED, config.batch_size)))
 
-    job = Job("vae.train", objective, source, config, run, accelerator, seed, export, check, _picture)
+    job = Job(
+        "vae.train", objective, source, config, run, accelerator, seed, export, check, picture, command="vae train"
+    )
     return Prepared(job, model)
 
 
@@ -183,7 +184,9 @@ def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
         require_scale(source.examples(0, min(CHECKED, config.batch_size)), index)
         _compare_with_untrained(project, vae_model)
 
-    job = Job("unet.train", objective, source, config, run, accelerator, seed, export, check, _picture)
+    job = Job(
+        "unet.train", objective, source, config, run, accelerator, seed, export, check, picture, command="unet train"
+    )
     return Prepared(job, model)
 
 
@@ -214,31 +217,10 @@ def trained(prepared: Prepared, progress: Progress, hours: float | None) -> Trai
     return TrainResult(prepared.job.run.folder, prepared.model, train(prepared.job, progress, hours))
 
 
-PREPARE: Mapping[str, Callable[..., Prepared]] = {"vae": prepare_vae, "unet": prepare_unet}
-
-
 def phase_folder(project: Project) -> Path | None:
     """The folder of the network of the format's way back, where that is learned."""
     config = project.settings.format
     return project.path(config.phase_model) if getattr(config, "phase", "") == "learned" else None
-
-
-def check_resume(project: Project, network: str, progress: Progress = silent) -> Proof:
-    """Prove on a project's own settings that a training resumes exactly; its own run is not touched.
-
-    Raises:
-        DataError, ConfigError: as for the training.
-    """
-    return prove(lambda folder: PREPARE[network](project, folder).job, progress)
-
-
-def preview_again(project: Project, network: str, step: int) -> list[str]:
-    """Write the audio and pictures of a step again, from the run's weight averages; returns their paths.
-
-    Raises:
-        DataError: there is no such run, or it has no averages of that step; or as for the training.
-    """
-    return show_again(PREPARE[network](project).job, step)
 
 
 def encode(project: Project, progress: Progress = silent) -> Encoded:
@@ -321,7 +303,7 @@ def _compare_with_untrained(project: Project, vae_model: VAEModel) -> None:
     warn_of_untrained(vae_model, waveform.to(vae_model.vae.positions.device))
 
 
-def _picture(path: Path) -> Path:
+def picture(path: Path) -> Path:
     """The spectrogram of an audio file, beside it."""
     info = audio.probe(path)
     picture = path.with_suffix(".png")

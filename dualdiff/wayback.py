@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +17,17 @@ from dualdiff.models import PhaseNet
 from dualdiff.progress import Progress, silent
 from dualdiff.seeding import Stream
 from dualdiff.settings import Project
-from dualdiff.stages import CHECKED, HELD_OUT, Prepared, TrainResult, model_card, run_of, trained, training_rows
+from dualdiff.stages import (
+    CHECKED,
+    HELD_OUT,
+    Prepared,
+    TrainResult,
+    model_card,
+    picture,
+    run_of,
+    trained,
+    training_rows,
+)
 from dualdiff.store import PRECISION_OF_PHASE, format_hash, save_phase
 from dualdiff.training.job import Job, make_accelerator
 from dualdiff.training.phase import PhaseObjective
@@ -36,8 +47,8 @@ def train_phase(project: Project, progress: Progress = silent, hours: float | No
     return trained(prepare_phase(project), progress, hours)
 
 
-def prepare_phase(project: Project) -> Prepared:
-    """The training of the learned way back, ready to start.
+def prepare_phase(project: Project, run_folder: Path | None = None) -> Prepared:
+    """The training of the learned way back, with its run in `run_folder` (that of the settings, unless said).
 
     Raises:
         DataError, ConfigError: see `train_phase`.
@@ -63,7 +74,7 @@ def prepare_phase(project: Project) -> Prepared:
     held_out = TrackCrops(long_enough, folder, made, frames, 0).examples(0, HELD_OUT) if long_enough else None
     objective = PhaseObjective(network, made, held_out)
     identity = {"network": "phase", "config": plain(settings.phase), "format": format_hash(made)}
-    run, model = run_of(project, config, identity, None), project.root / "models" / config.run
+    run, model = run_of(project, config, identity, run_folder), project.root / "models" / config.run
 
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
         facts = {"project": settings.project.name, "run": config.run, "steps": steps, "dualdiff": __version__}
@@ -74,4 +85,7 @@ def prepare_phase(project: Project) -> Prepared:
     def check() -> None:
         require_sound(source.examples(0, min(CHECKED, config.batch_size)))
 
-    return Prepared(Job("phase.train", objective, source, config, run, accelerator, seed, export, check), model)
+    job = Job(
+        "phase.train", objective, source, config, run, accelerator, seed, export, check, picture, command="format train"
+    )
+    return Prepared(job, model)

@@ -52,6 +52,7 @@ LAYERS = {
     "checks": 5,
     "stages": 5,
     "wayback": 5,
+    "trainings": 5,
     "cli": 6,
     "__main__": 7,
 }
@@ -74,7 +75,7 @@ ORDERED = [
     ),
     ("parts", "store", "codec", "request", "recipe", "edits", "pipeline", "clips", "orders", "lists", "data"),
     ("training", "evaluation"),
-    ("settings", "checks", "stages", "wayback"),
+    ("settings", "checks", "stages", "wayback", "trainings"),
 ]
 
 # Who alone may import a library, or a name of one.

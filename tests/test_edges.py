@@ -200,6 +200,18 @@ def test_training_resumes_exactly_and_its_rule_is_measured_beside_it(trained: Pa
     assert list((trained / "runs" / "phase" / "demos").glob("*-learned.flac"))
 
 
+def test_its_previews_are_written_again_by_the_command_beside_them(trained: Path) -> None:
+    demos = trained / "runs" / "phase" / "demos"
+    assert (demos / "00000004.txt").read_text() == "made by: dualdiff format train --preview 4\n"
+    before = {path.name: path.read_bytes() for path in demos.glob("*.flac")}
+    assert {f"{Path(name).stem}.png" for name in before} == {path.name for path in demos.glob("*.png")}
+    for path in demos.glob("*.flac"):
+        path.unlink()
+    overrides = [part for override in [*TINY, *SMALL] for part in ("--set", override)]
+    assert cli.run(["format", "train", "--preview", "4", "--project", str(trained), *overrides]) == 0
+    assert {path.name: path.read_bytes() for path in demos.glob("*.flac")} == before
+
+
 def test_a_model_carries_the_network_and_plays_by_it(trained: Path) -> None:
     learned = [*TINY, "format.phase=learned"]
     overrides = [part for override in learned for part in ("--set", override)]

@@ -54,6 +54,9 @@ class Toy:
             os.kill(os.getpid(), signal.SIGTERM)
         return Loss(error, {"scale": scale})
 
+    def stretch(self, factor: float) -> None:
+        self.stretched = factor
+
     def validate(self) -> dict[str, float]:
         self.modes.append(self.model.training)
         return {"error": float(self.model(torch.ones(1, 4)).square().mean())}

@@ -73,6 +73,25 @@ def test_on_a_cpu_the_size_is_reckoned_from_what_one_example_keeps(monkeypatch: 
     for free, expected in ((10**9, 8), (8 * each, 4), (each, 1)):
         monkeypatch.setattr(memory, "free_bytes", lambda free=free: free)
         assert memory.micro_batch(8, torch.device("cpu"), trial.run) == expected
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10**6 + 8 * each)
+    assert memory.micro_batch(8, torch.device("cpu"), trial.run, to_come_bytes=10**6) == 4
+
+
+def test_not_even_one_example_names_section_and_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dualdiff.training.job.micro_batch", lambda *_: None)  # as a trial on a GPU says
+    started = job(tmp_path / "run", grad_accum_steps=0, batch_size=4)
+    started.run.open()
+    with pytest.raises(DualdiffError, match=r"toy\.train: out of memory with micro-batches of 1") as raised:
+        with_micro_batch(started)
+    assert "shorten toy.train.crop_s, shrink the network or track fewer ema_widths" in raised.value.hint
+
+
+def test_the_memory_that_is_told_holds_the_averages(tmp_path: Path) -> None:
+    few, many = (job(tmp_path / "run", ema_widths=widths) for widths in ((0.1,), (0.05, 0.1, 0.2)))
+    parameters = sum(p.numel() for p in few.objective.model.parameters())
+    assert many.trial.to_come_bytes - few.trial.to_come_bytes == 2 * 4 * parameters
+    told = preflight.measure("toy.train", many.trial, tmp_path, many.config, 1).memory_bytes
+    assert told >= memory.memory_bytes(torch.device("cpu")) + 4 * 5 * parameters - 10**6
 
 
 def test_the_result_is_the_same_to_rounding_whatever_fits(tmp_path: Path) -> None:
@@ -102,10 +121,12 @@ def test_micro_batches_are_chosen_and_told(tmp_path: Path, caplog: pytest.LogCap
 
 
 def test_memory_of_a_cpu_is_reckoned_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = Trial(Toy(), Numbers(), torch.device("cpu"))
-    each, kept = memory.saved_bytes(trial.run), 4 * 3 * sum(p.numel() for p in trial.objective.model.parameters())
+    toy, config = Toy(), TrainConfig(batch_size=8, ema_widths=(0.05, 0.1))
+    parameters = sum(p.numel() for p in toy.model.parameters())
+    trial = Trial(toy, Numbers(), torch.device("cpu"), to_come_bytes=memory.state_bytes(parameters, config))
+    each = memory.saved_bytes(trial.run)
+    kept = 4 * parameters * (1 + 2 + 2)  # gradients, Adam's moments, two averages
     monkeypatch.setattr(preflight, "free_bytes", lambda: kept + 2 * each)
-    config = TrainConfig(batch_size=8)
     with pytest.raises(DualdiffError, match="out of memory with micro-batches of 8") as raised:
         preflight.require_memory("unet.train", trial, config, 8)
     assert "micro-batches of 2 fit: set unet.train.grad_accum_steps = 4" in raised.value.hint

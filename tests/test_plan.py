@@ -7,14 +7,18 @@ import torch
 from test_loop import IDENTITY, Numbers, Toy, settings
 
 from dualdiff.data.loader import Batch
+from dualdiff.diffusion.noise import NoiseConfig
 from dualdiff.errors import Interrupted
+from dualdiff.models import UNet, UNetConfig
+from dualdiff.store import LatentSpace
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.job import Job, make_accelerator, train
 from dualdiff.training.loop import Loop
 from dualdiff.training.objective import Loss, Place
-from dualdiff.training.plan import Budget, planned
+from dualdiff.training.plan import Budget, planned, scaled
 from dualdiff.training.proof import Unheard
 from dualdiff.training.run import Run
+from dualdiff.training.unet import UNetObjective, UNetObjectiveConfig
 
 
 class Clock:
@@ -104,6 +108,19 @@ def test_a_schedule_keeps_its_shares_of_the_steps() -> None:
     assert planned(config, 3).save_every == 2
 
 
+def test_the_warm_up_of_the_learned_noise_law_keeps_its_share_too() -> None:
+    config = UNetConfig(base_channels=8, channel_mults=(1,), blocks=1, attention_levels=0, embedding_channels=16)
+    unet = UNet(config, channels=4, games=2, frequencies=torch.arange(1.0, 9.0))
+    torch.nn.init.ones_(unet.uncertainty.gain)  # as if it had learned something
+    space = LatentSpace(mean=(0.0,) * 4, std=(1.0,) * 4, sigma_min=0.03)
+    noise = NoiseConfig(learned_warmup_steps=200)
+    objective = UNetObjective(unet, None, space, ("A", "B"), UNetObjectiveConfig(), noise)  # type: ignore[arg-type]
+    half, whole = (objective.curves(step)["noise/noise_density"] for step in (100, 200))
+    objective.stretch(0.5)
+    assert [objective.curves(step)["noise/noise_density"] for step in (50, 100)] == [half, whole]
+    assert half != whole
+
+
 def job(folder: Path, **changes: object) -> Job:
     return Job(
         section="toy.train",
@@ -128,8 +145,11 @@ def test_the_schedule_of_the_first_start_stays_when_the_training_goes_on(tmp_pat
         "preview_every",
         "save_every",
     }
+    assert plan["schedule"]["warmup_steps"] == scaled(4, plan["stretch"])
     before = Run(tmp_path / "run", IDENTITY, "").checkpoints()[-1]
-    train(job(tmp_path / "run", warmup_steps=4), hours=0.8 / 3600)
+    again = job(tmp_path / "run", warmup_steps=4)
+    train(again, hours=0.8 / 3600)
+    assert again.objective._objective.stretched == plan["stretch"]  # type: ignore[attr-defined]
     after = Run(tmp_path / "run", IDENTITY, "")
     assert after.plan()["schedule"] == plan["schedule"]
     assert after.checkpoints()[-1] >= before

@@ -16,11 +16,11 @@ from test_loop import IDENTITY, Toy, fit, state_of
 from dualdiff.errors import DualdiffError
 from dualdiff.models.layers import MPConv
 from dualdiff.settings import open_project
-from dualdiff.stages import PREPARE, check_resume
 from dualdiff.training import proof
 from dualdiff.training.job import with_micro_batch
 from dualdiff.training.proof import Unheard
 from dualdiff.training.run import Run
+from dualdiff.trainings import PREPARE, check_resume
 
 KILLS = 5
 """For each of two trainings with 0 and 2 workers: 20 in all."""
@@ -145,7 +145,7 @@ def test_a_disk_that_fills_up_during_a_save_keeps_the_checkpoint_before(tmp_path
     assert {name: after[name] for name in groups} == {name: straight[name] for name in groups}
 
 
-@pytest.mark.parametrize("network", ["vae", "unet"])
+@pytest.mark.parametrize("network", ["format", "vae", "unet"])
 def test_the_proof_is_run_on_the_users_own_settings(
     chain: Path,
     network: str,
@@ -155,7 +155,8 @@ def test_the_proof_is_run_on_the_users_own_settings(
     monkeypatch.setattr(proof, "MOST", 4)
     before = sorted(path for path in (chain / "runs").rglob("*"))
     music = open_project(chain).path(open_project(chain).settings.dataset.folder)
-    sets = [part for override in [*TINY, f'dataset.folder="{music}"'] for part in ("--set", override)]
+    overrides = [*TINY, "phase.base_channels=8", "phase.train.batch_size=2", f'dataset.folder="{music}"']
+    sets = [part for override in overrides for part in ("--set", override)]
     outcome = run_cli(network, "train", "--check-resume", "--project", chain, *sets)
     assert outcome.code == 0, outcome.stderr  # type: ignore[attr-defined]
     words = "4 steps straight equal 2 + a resume + 2, byte for byte: model, optimizer, ema, metrics.jsonl"

@@ -8,7 +8,7 @@ import typer
 
 from dualdiff.cli import console
 from dualdiff.cli.options import HERE, AsJson, Force, Overrides, ProjectDir, QualityOption, open_or_defaults
-from dualdiff.cli.training import Hours
+from dualdiff.cli.training import CheckResume, Hours, Preview, beside_training
 
 if TYPE_CHECKING:
     from dualdiff.data.ledger import Row
@@ -169,7 +169,13 @@ def _show_ways(ways: Sequence[dict[str, Any]], listening: "Listening | None") ->
 
 
 @app.command(short_help="Train the learned way back, or go on.")
-def train(hours: Hours = None, project: ProjectDir = HERE, overrides: Overrides = None) -> None:
+def train(
+    hours: Hours = None,
+    check_resume: CheckResume = False,
+    preview: Preview = None,
+    project: ProjectDir = HERE,
+    overrides: Overrides = None,
+) -> None:
     """Train the learned way back of the mel format on the data set, or go on where an interrupted training stopped.
 
     Ctrl-C saves after the step at hand; the same command then goes on. How long, how large and how often to save is
@@ -180,6 +186,8 @@ def train(hours: Hours = None, project: ProjectDir = HERE, overrides: Overrides 
     from dualdiff.wayback import train_phase
 
     opened = open_project(project, overrides or ())
+    if beside_training(opened, "format", check_resume, preview):
+        return
     with console.progress("phase") as progress:
         result = train_phase(opened, progress, hours)
     console.say(str(result.model))

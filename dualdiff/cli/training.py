@@ -1,4 +1,4 @@
-"""What `vae train` and `unet train` have in common: their options, and what they do instead of training."""
+"""What `format train`, `vae train` and `unet train` have in common: options, and what they do instead of training."""
 
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -26,26 +26,26 @@ Preview: TypeAlias = Annotated[
 ]
 
 
-def beside_training(project: "Project", network: str, check_resume: bool, preview: int | None) -> bool:
+def beside_training(project: "Project", group: str, check_resume: bool, preview: int | None) -> bool:
     """Do what was asked for instead of training, and say whether anything was.
 
     Raises:
         DualdiffError: the training does not resume exactly.
     """
     from dualdiff.errors import DualdiffError
-    from dualdiff.stages import check_resume as prove
-    from dualdiff.stages import preview_again
+    from dualdiff.trainings import check_resume as prove
+    from dualdiff.trainings import preview_again
 
     if preview is not None:
-        for path in preview_again(project, network, preview):
+        for path in preview_again(project, group, preview):
             console.say(path)
     if not check_resume:
         return preview is not None
     with console.progress("check") as progress:
-        proof = prove(project, network, progress)
+        proof = prove(project, group, progress)
     if proof.differences:
         raise DualdiffError(
-            f"{proof.steps} steps of {network} train differ from {proof.stopped_after} + a resume + "
+            f"{proof.steps} steps of {group} train differ from {proof.stopped_after} + a resume + "
             f"{proof.steps - proof.stopped_after}: {'; '.join(proof.differences[:4])}",
             "on a GPU some kernels add up in varying order; on a CPU this is a bug: report it with dualdiff doctor",
         )

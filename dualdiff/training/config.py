@@ -23,7 +23,10 @@ class TrainConfig:
     decay_after_steps: int = setting(2000, "from here the learning rate falls as 1/sqrt(step); 0 for never", minimum=0)
     max_grad_norm: float = setting(10.0, "gradients longer than this are shortened to it", above=0)
     ema_widths: tuple[float, ...] = setting(
-        (0.015, 0.025, 0.045, 0.1, 0.16, 0.25), "relative widths of the weight averages", above=0.01, maximum=0.25
+        (0.015, 0.025, 0.045, 0.1, 0.16, 0.25),
+        "relative widths of the weight averages, each of them 4 bytes a parameter in memory",
+        above=0.01,
+        maximum=0.25,
     )
     export_ema_width: float = setting(0.1, "which of them is validated, heard and exported", above=0.01, maximum=0.25)
     report_every: int = setting(20, "steps between lines of metrics.jsonl", minimum=1)

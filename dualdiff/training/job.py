@@ -1,4 +1,4 @@
-"""What both trainings do around the loop: open the run, look before the first step, watch it, train, export."""
+"""What all trainings do around the loop: open the run, look before the first step, watch it, train, export."""
 
 import contextlib
 import logging
@@ -15,10 +15,11 @@ from dualdiff.errors import ConfigError, DataError
 from dualdiff.progress import Progress, silent
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.loop import Loop, Trial
-from dualdiff.training.memory import is_out_of_memory, largest_fitting, micro_batch, out_of_memory
+from dualdiff.training.memory import is_out_of_memory, largest_fitting, micro_batch, out_of_memory, state_bytes
 from dualdiff.training.objective import Objective, Picture
-from dualdiff.training.plan import Budget, planned
+from dualdiff.training.plan import SCHEDULE, Budget, planned
 from dualdiff.training.preflight import Costs, measure
+from dualdiff.training.processes import of_the_first
 from dualdiff.training.run import Run
 from dualdiff.training.watch import TensorBoard
 
@@ -26,9 +27,6 @@ log = logging.getLogger(__name__)
 
 Export = Callable[[Mapping[str, Tensor], int], None]
 """Told the averaged weights by name, and the number of steps they took."""
-
-SCHEDULE = ("warmup_steps", "decay_after_steps", "validate_every", "preview_every", "save_every")
-"""What a plan of hours fixes once and for all, by its first estimate of the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,14 @@ class Job:
     check: Callable[[], None]
     """Looks at the data before the first step of all; raises DataError."""
     picture: Picture | None = None
+    command: str = "train"
 
     @property
     def trial(self) -> Trial:
         """A pass over the first examples."""
-        return Trial(self.objective, self.source, self.accelerator.device, self.seed)
+        parameters = sum(parameter.numel() for parameter in self.objective.model.parameters())
+        to_come_bytes = state_bytes(parameters, self.config)
+        return Trial(self.objective, self.source, self.accelerator.device, self.seed, to_come_bytes=to_come_bytes)
 
     def loop(self, config: TrainConfig, budget: Budget | None = None, progress: Progress = silent) -> Loop:
         """The loop over these settings, not yet started."""
@@ -65,6 +66,7 @@ class Job:
             picture=self.picture,
             budget=budget,
             section=self.section,
+            command=self.command,
         )
 
 
@@ -123,7 +125,9 @@ def with_micro_batch(job: Job) -> TrainConfig:
     kept = job.run.plan().get("grad_accum_steps", {}).get(str(processes))
     if isinstance(kept, int) and kept > 0 and share % kept == 0:
         return replace(config, grad_accum_steps=kept)
-    size = micro_batch(share, job.accelerator.device, job.trial.run)
+    size = micro_batch(share, job.accelerator.device, job.trial.run, job.trial.to_come_bytes)
+    if size is None:
+        raise out_of_memory(job.section, config, 1, None)
     if processes > 1:  # all take what fits the smallest
         sizes = torch.tensor([size], device=job.accelerator.device)
         size = int(job.accelerator.gather(sizes).min())
@@ -160,11 +164,15 @@ def _budgeted(job: Job, config: TrainConfig, costs: Costs, hours: float | None) 
     if "schedule" in plan:
         known: dict[str, Any] = {name: int(plan["schedule"][name]) for name in SCHEDULE if name in plan["schedule"]}
         config = replace(config, **known, steps=max(1, int(plan.get("steps", config.steps))))
+        stretch = float(plan.get("stretch", 1.0))
     else:
-        config = planned(config, max(1, round(hours * 3600 / costs.step_s)))
-        schedule = {name: getattr(config, name) for name in SCHEDULE}
+        steps = of_the_first(job.accelerator, max(1, round(hours * 3600 / costs.step_s)))
+        stretch, config = steps / config.steps, planned(config, steps)
         if job.accelerator.is_main_process:
-            job.run.update_plan({"schedule": schedule, "steps": config.steps, "spent_s": spent_s})
+            schedule = {name: getattr(config, name) for name in SCHEDULE}
+            decided = {"schedule": schedule, "stretch": stretch, "steps": steps, "spent_s": spent_s}
+            job.run.update_plan(decided)
+    job.objective.stretch(stretch)
     return config, Budget(hours * 3600, spent_s)
 
 
@@ -175,7 +183,7 @@ def show_again(job: Job, step: int) -> list[str]:
         DataError: there is no such run, or it has no averages of that step.
     """
     if not (job.run.folder / "state.json").exists():
-        raise DataError(f"there is no run {job.run.folder}", f"`dualdiff {job.section.split('.')[0]} train` starts it")
+        raise DataError(f"there is no run {job.run.folder}", f"`dualdiff {job.command}` starts it")
     from dualdiff.training.snapshots import rebuild
 
     _, weights = rebuild(job.run.folder, job.config.export_ema_width, step)

@@ -31,9 +31,10 @@ from dualdiff.training.memory import is_out_of_memory, largest_fitting, memory_b
 from dualdiff.training.objective import Loss, Objective, Picture, Place, Watcher
 from dualdiff.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from dualdiff.training.plan import Budget
+from dualdiff.training.processes import is_true_for_any, of_the_first
 from dualdiff.training.run import COSTS_NAME, Checkpoint, Run
 from dualdiff.training.snapshots import is_due as is_snapshot_due
-from dualdiff.training.stop import StopSignals, is_true_for_any
+from dualdiff.training.stop import StopSignals
 from dualdiff.weights import load_into, tensors_of
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,12 @@ class Trial:
     device: torch.device
     seed: int = 0
     step: int = 0
+    to_come_bytes: int = 0
+    """What a training takes besides later on: a GPU holds it during a pass, so that what fits now will fit then."""
 
     def run(self, size: int) -> None:
         """Forward and backward of `size` examples; no gradient stays. May run out of memory."""
+        held = torch.empty(self.to_come_bytes * (self.device.type == "cuda"), dtype=torch.uint8, device=self.device)
         batch = self.source.examples(self.step * size, size).to(self.device)
         place = Place(self.step, 0, size, Stream(self.seed).at("step", self.step))
         try:
@@ -64,6 +68,7 @@ class Trial:
         finally:
             for parameter in self.objective.model.parameters():
                 parameter.grad = None
+            del held
 
     def seconds(self, size: int) -> float:
         """How long a pass takes, the second time: the first one compiles, and fills caches."""
@@ -91,6 +96,8 @@ class Loop:
     budget: Budget | None = None
     section: str = "train"
     """The section of the settings that the config comes from, for messages."""
+    command: str = "train"
+    """What the user calls to go on, for messages."""
 
     def __post_init__(self) -> None:
         shares = self.accelerator.num_processes * self.config.grad_accum_steps
@@ -140,11 +147,7 @@ class Loop:
         """Correct the number of steps by the time that is left; all processes follow the first one."""
         if self.budget is None:
             return
-        planned = self.budget.step_ended(self.step) if self.is_main else 0
-        if self.accelerator.num_processes > 1:
-            shared = torch.tensor(float(planned), device=self.accelerator.device)
-            planned = int(self.accelerator.reduce(shared, reduction="sum"))
-        self.total = planned
+        self.total = of_the_first(self.accelerator, self.budget.step_ended(self.step))
 
     def _ranges(self) -> Iterator[tuple[int, int]]:
         accum, step = self.config.grad_accum_steps, self.step
@@ -293,8 +296,7 @@ class Loop:
         if self.picture:
             paths = [*paths, *map(self.picture, paths)]
         if paths:
-            network = self.section.partition(".")[0]
-            command = f"dualdiff {network} train --preview {self.step}"
+            command = f"dualdiff {self.command} --preview {self.step}"
             write_text_atomically(folder / f"{self.step:08d}.txt", f"made by: {command}\n")
         if self.watcher:
             self.watcher.files(self.step, paths)

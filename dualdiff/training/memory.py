@@ -80,20 +80,21 @@ def saved_bytes(attempt: Callable[[int], None]) -> int:
     return sum(seen.values())
 
 
-def micro_batch(share: int, device: torch.device, attempt: Callable[[int], None]) -> int:
+def state_bytes(parameters: int, config: TrainConfig) -> int:
+    """What a training holds beside weights and gradients: Adam's two moments, and each average of the weights."""
+    return 4 * parameters * (2 + len(config.ema_widths))
+
+
+def micro_batch(share: int, device: torch.device, attempt: Callable[[int], None], to_come_bytes: int = 0) -> int | None:
     """The largest micro-batch of a process's `share` of a batch that fits: tried on a GPU, reckoned on a CPU.
 
-    Raises:
-        DualdiffError: not even one example fits.
+    None if not even one example fits, which only a trial can tell. `to_come_bytes` is what the training takes besides.
     """
     if device.type == "cpu":
         free, each = free_bytes(), saved_bytes(attempt)
-        most = share if free is None else max(1, int(free * CPU_SHARE / max(each, 1)))
+        most = share if free is None else max(1, int((free - to_come_bytes) * CPU_SHARE / max(each, 1)))
         return max(size for size in divisors(share) if size <= most)
-    size = largest_fitting(share, attempt)
-    if size is None:
-        raise DualdiffError("not even one example fits into memory", "use shorter crops (crop_s) or a smaller network")
-    return size
+    return largest_fitting(share, attempt)
 
 
 def out_of_memory(section: str, config: TrainConfig, micro: int, fits: int | None) -> DualdiffError:
@@ -101,7 +102,10 @@ def out_of_memory(section: str, config: TrainConfig, micro: int, fits: int | Non
     message = f"{section}: out of memory with micro-batches of {micro} (batch_size = {config.batch_size}"
     message += f", grad_accum_steps = {config.grad_accum_steps})"
     if fits is None:
-        return DualdiffError(message, f"not even one example fits: shorten {section}.crop_s or shrink the network")
+        return DualdiffError(
+            message,
+            f"not even one example fits: shorten {section}.crop_s, shrink the network or track fewer ema_widths",
+        )
     needed = config.grad_accum_steps * (micro // fits)
     hint = f"micro-batches of {fits} fit: set {section}.grad_accum_steps = {needed}, or 0 to find out by itself"
     return DualdiffError(message, f"{hint}; what was saved before is untouched")

@@ -65,6 +65,9 @@ class Objective(Protocol):
     def loss(self, batch: Batch, place: Place) -> Loss:
         """The mean loss of a micro-batch."""
 
+    def stretch(self, factor: float) -> None:
+        """Let the objective's own schedules, in steps, take so many times as long as the settings say."""
+
     def validate(self) -> dict[str, float]:
         """Measures on held-out data, the same examples and draws each time."""
 

@@ -42,6 +42,9 @@ class PhaseObjective:
         cells, changes, magnitudes = (torch.stack(parts) for parts in zip(*lessons, strict=True))
         return cells, changes, magnitudes
 
+    def stretch(self, factor: float) -> None:
+        """It has no schedule."""
+
     def validate(self) -> dict[str, float]:
         """On held-out crops: the loss, and how far the likeliest changes miss, beside those that pghi's rule gives."""
         if self.held_out is None:

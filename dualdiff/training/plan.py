@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from dualdiff.training.config import TrainConfig
 
@@ -61,19 +62,16 @@ class Budget:
         self._closing_s[event] = self._clock() - started_s
 
 
+SCHEDULE = ("warmup_steps", "decay_after_steps", "validate_every", "preview_every", "save_every")
+"""The settings of a training that are lengths in steps."""
+
+
+def scaled(count: int, factor: float) -> int:
+    """A length in steps, so many times as long; 0, which says never or at once, stays 0."""
+    return max(1, round(count * factor)) if count else 0
+
+
 def planned(config: TrainConfig, steps: int) -> TrainConfig:
     """The settings of a training with another number of steps: its schedule and its events keep their shares of it."""
-    scale = steps / config.steps
-
-    def scaled(count: int) -> int:
-        return max(1, round(count * scale)) if count else 0
-
-    return replace(
-        config,
-        steps=steps,
-        warmup_steps=scaled(config.warmup_steps),
-        decay_after_steps=scaled(config.decay_after_steps),
-        validate_every=scaled(config.validate_every),
-        preview_every=scaled(config.preview_every),
-        save_every=scaled(config.save_every),
-    )
+    lengths: dict[str, Any] = {name: scaled(getattr(config, name), steps / config.steps) for name in SCHEDULE}
+    return replace(config, steps=steps, **lengths)

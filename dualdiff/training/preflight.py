@@ -191,8 +191,8 @@ def require_memory(section: str, trial: Trial, config: TrainConfig, micro: int) 
     free = free_bytes()
     if trial.device.type != "cpu" or free is None:
         return
-    parameters = sum(parameter.numel() for parameter in trial.objective.model.parameters())
-    kept = 4 * parameters * 3  # gradients and Adam's two moments: weights and averages are there already
+    gradients = sum(parameter.nbytes for parameter in trial.objective.model.parameters())
+    kept = gradients + trial.to_come_bytes  # the weights are there already
     each = saved_bytes(trial.run)
     if kept + each * micro > free:
         fitting = [size for size in divisors(micro) if kept + each * size <= free]
@@ -209,4 +209,5 @@ def measure(section: str, trial: Trial, folder: Path, config: TrainConfig, proce
     needed, free = require_disk(folder, trial.objective.model, config)
     require_memory(section, trial, config, micro)
     step_s = trial.seconds(micro) * config.grad_accum_steps
-    return Costs(step_s, memory_bytes(trial.device), needed, free)
+    to_come_bytes = 0 if trial.device.type == "cuda" else trial.to_come_bytes  # there the trial has held it
+    return Costs(step_s, memory_bytes(trial.device) + to_come_bytes, needed, free)

@@ -48,6 +48,10 @@ class Unheard:
         """See `Objective`."""
         return self._objective.loss(batch, place)
 
+    def stretch(self, factor: float) -> None:
+        """See `Objective`."""
+        self._objective.stretch(factor)
+
     def validate(self) -> dict[str, float]:
         """See `Objective`."""
         return self._objective.validate()

@@ -6,9 +6,6 @@ import signal
 from types import FrameType
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-
 log = logging.getLogger(__name__)
 
 
@@ -34,11 +31,3 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for kind, handler in self._previous.items():
             signal.signal(kind, handler)
-
-
-def is_true_for_any(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether the flag is up in any process; asked by all of them at the same place."""
-    if accelerator.num_processes == 1:
-        return flag
-    raised = torch.tensor(float(flag), device=accelerator.device)
-    return float(accelerator.reduce(raised, reduction="sum")) > 0

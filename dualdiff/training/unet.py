@@ -1,7 +1,7 @@
 """What the UNet is trained for."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from dualdiff.pipeline import Pipeline
 from dualdiff.seeding import Stream
 from dualdiff.store import SIGMA_DATA, LatentSpace, Model, VAEModel
 from dualdiff.training.objective import Loss, Place
+from dualdiff.training.plan import scaled
 from dualdiff.training.run import RECORD_NAME
 from dualdiff.training.watch import write_preview
 from dualdiff.types import Latents, Sigma
@@ -115,6 +116,12 @@ class UNetObjective:
         points = log_sigma.to(self.model.positions.device, torch.float32)
         u: Tensor = self.model.uncertainty(self._scales.c_noise(points.exp()))
         return u.double().cpu()
+
+    def stretch(self, factor: float) -> None:
+        """The warm-up of the learned noise law."""
+        steps = scaled(self.noise.learned_warmup_steps, factor)
+        self.noise = replace(self.noise, learned_warmup_steps=steps)
+        self._law = (-1, self._make_law(0))
 
     def validate(self) -> dict[str, float]:
         """The denoising error of held-out crops at fixed noise levels, with fixed noise: by level, and by game."""

@@ -90,6 +90,9 @@ class VAEObjective:
             parts = self._spectral_loss(reconstruction, sample, generator)
         return {"reconstruction": parts["amplitude"] + parts["phase"], **parts}
 
+    def stretch(self, factor: float) -> None:
+        """It has no schedule."""
+
     def validate(self) -> dict[str, float]:
         """The reconstruction of held-out crops from the mode of their latents: over all, and by game."""
         if self.held_out is None:
