@@ -97,7 +97,7 @@ def fit(folder: Path, objective: Toy | None = None, seed: int = 3, **changes: ob
 def state_of(folder: Path) -> dict[str, bytes]:
     """Everything that must be the same after a resume, byte for byte."""
     newest = sorted((folder / "checkpoints").iterdir())[-1]
-    files = [*sorted(newest.iterdir()), folder / "metrics.jsonl", *sorted((folder / "ema").iterdir())]
+    files = [*sorted(newest.iterdir()), folder / "metrics.jsonl", *sorted((folder / "ema").glob("*"))]
     return {path.name: path.read_bytes() for path in files}
 
 
