@@ -1,6 +1,6 @@
 """How fast a training is: samples and FLOP a second, against bare operations measured in the same run.
 
-    python benchmarks/train.py [--preset nano ...] [--steps N] > benchmarks/train.md
+    python benchmarks/train.py [--preset nano ...] > benchmarks/train.md
 
 For each preset the UNet is trained by the real loop on crops of random latents, of the shape that the settings ask for.
 Between its steps all that they are compared with is measured, so that what else the machine does changes both alike:
@@ -49,7 +49,9 @@ from dualdiff.training.snapshots import is_due
 from dualdiff.training.unet import UNetObjective
 
 GAMES, ROWS, COLUMN_S = 4, 32, 0.064
-WARM_UP, SIDE = 2, 2048
+SIDE = 2048
+WARM_UP, STEPS = 2, {"nano": 60, "small": 5, "seed": 5}
+"""Steps that are not counted, and steps in all."""
 
 
 class Noise:
@@ -238,14 +240,14 @@ def quartiles(values: list[float]) -> list[float]:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", action="append")
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--preset", action="append", choices=list(STEPS))
     arguments = parser.parse_args()
     device = select_device()
     what = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"# The speed of training\n\n{datetime.date.today().isoformat()}, device {device} ({what}), ", end="")
-    print(f"{os.cpu_count()} CPU cores, torch {torch.__version__}. `python {' '.join(sys.argv)}`: medians; the UNet.\n")
-    columns = [measured(name, arguments.steps) for name in arguments.preset or ["nano"]]
+    print(f"{os.cpu_count()} CPU cores ({torch.backends.cpu.get_cpu_capability()}), torch {torch.__version__}.")
+    print(f"`python {' '.join(sys.argv)}`: the UNet, medians over steps.\n")
+    columns = [measured(name, STEPS[name]) for name in arguments.preset or ["nano"]]
     for number, key in enumerate(columns[0]):
         print(f"| {key} | {' | '.join(str(column[key]) for column in columns)} |")
         if number == 0:
