@@ -23,7 +23,7 @@ def test_every_stage_leaves_its_files(chain: Path) -> None:
     assert sum(1 for _ in (chain / "dataset.jsonl").open()) == 8
     for run in ("vae", "unet"):
         folder = chain / "runs" / run
-        assert {"config.toml", "state.json", "metrics.jsonl", "tb", "checkpoints", "ema", "demos"} <= {
+        assert {"config.toml", "state.json", "metrics.jsonl", "tb", "checkpoints", "demos"} <= {
             p.name for p in folder.iterdir()
         }
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
