@@ -78,6 +78,14 @@ class AudioInfo:
     format: str
     tags: dict[str, str]
 
+    @property
+    def loop(self) -> tuple[int, int] | None:
+        """Where a loop starts and how long it is, samples, as its tags or `smpl` chunk say; None where none can be."""
+        start, length = (self.tags.get(name, "") for name in ("loopstart", "looplength"))
+        if not (start.isdecimal() and length.isdecimal() and 0 < int(length) <= self.frames - int(start)):
+            return None
+        return int(start), int(length)
+
 
 def probe(path: Path | str) -> AudioInfo:
     """Read a file's header and tags, without decoding it.

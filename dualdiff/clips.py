@@ -66,7 +66,8 @@ def given(path: Path, pipeline: Pipeline, length_s: float | None = None, keep: b
     own_rate = max(info.sample_rate, rate)
     original = waveform if own_rate == rate else audio.read(path, sample_rate=own_rate)
     gain = 10 ** ((wanted_lufs - loudness) / 20)
-    return replace(source, original=audio.below_full_scale(original), original_rate=own_rate, gain=gain)
+    loop = info.loop if own_rate == info.sample_rate else None
+    return replace(source, original=audio.below_full_scale(original), original_rate=own_rate, gain=gain, loop=loop)
 
 
 def named(requests: Sequence[Request], stem: str = "") -> list[Job]:

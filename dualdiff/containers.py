@@ -12,6 +12,7 @@ from typing import BinaryIO
 _OGG_HEADER = 27
 _OGG_LONGEST_PAGE = _OGG_HEADER + 255 + 255 * 255
 _RIFF_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what programs that write to a pipe leave behind
+_SMPL = struct.Struct("<28xI12xII8x")  # how many loops; the first and the last sample of the first one
 _INFO_NAMES = {"INAM": "title", "ICMT": "comment", "IART": "artist", "IPRD": "album"}
 _ID3_NAMES = {"title": b"TIT2", "comment": b"COMM", "artist": b"TPE1", "album": b"TALB"}
 _LONGEST_TAGS = 1 << 24
@@ -57,13 +58,19 @@ def _riff_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def wave_tags(path: Path) -> dict[str, str]:
-    """The title, comment, artist and album of a WAV file, of any length (libsndfile drops all beyond 2 kB)."""
+    """The title, comment, artist and album of a WAV file, of any length (libsndfile drops all beyond 2 kB).
+
+    And the first loop of a `smpl` chunk, by the names of the tags that FLAC and Ogg files have for it.
+    """
     tags: dict[str, str] = {}
     with open(path, "rb") as file:
         for name, start, size in list(_riff_chunks(file)):
             file.seek(start)
             if name == b"LIST" and 4 <= size <= _LONGEST_TAGS and file.read(4) == b"INFO":
                 tags |= _info_tags(file.read(size - 4))
+            elif name == b"smpl" and size >= _SMPL.size and len(content := file.read(_SMPL.size)) == _SMPL.size:
+                loops, first, last = _SMPL.unpack(content)
+                tags |= {"loopstart": str(first), "looplength": str(last + 1 - first)} if loops else {}
     return tags
 
 

@@ -221,7 +221,10 @@ class Pipeline:
         return torch.cat([lead_in, waveform.roll(-fade, -1)], -1), lead_in.shape[-1]
 
     def _rewritten(self, request: Request, rewrite: Rewrite, progress: Progress) -> Clip:
-        """A given clip, a part of it written anew: what is kept of it is the clip itself, at its own rate and level."""
+        """A given clip, a part of it written anew: what is kept of it is the clip itself, at its own rate and level.
+
+        A loop stays one, unless one of its ends is written anew or the file cannot hold loop points.
+        """
         given, rate = rewrite.clip, self.format.sample_rate
         total = given.waveform.shape[-1]
         first, last = round(rewrite.start_s * rate), round(rewrite.end_s * rate)
@@ -250,7 +253,8 @@ class Pipeline:
         seed, quality = Stream(request.seed).seed_for("phase"), request.config.quality
         fresh = self.codec.fill(latents, goes_on, first - seen.start, stop, seed, quality, told)
         waveform = spliced(given, fresh, seen.start, rate, rewrite.start_s, rewrite.end_s)
-        return self._finished(request, waveform, rate=given.original_rate)
+        loop = given.loop if request.config.file_format != "mp3" and rewrite.spares_the_loop else None
+        return self._finished(request, waveform, loop, given.original_rate)
 
     def sample(
         self,

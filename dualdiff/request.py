@@ -75,6 +75,8 @@ class Given:
     original_rate: int = field(default=0, compare=False)
     gain: float = field(default=1.0, compare=False)
     """What brought the original to the format's loudness."""
+    loop: tuple[int, int] | None = field(default=None, compare=False)
+    """Where a loop starts in the original and how long it is, samples."""
 
     @classmethod
     def of(cls, waveform: Waveform, sample_rate: int = 0) -> "Given":
@@ -110,6 +112,15 @@ class Rewrite:
             raise UsageError(
                 f"a clip of {self.end_s:g} s cannot be", f"a clip lasts {SHORTEST_S:g} to {MAX_LENGTH_S:g} seconds"
             )
+
+    @property
+    def spares_the_loop(self) -> bool:
+        """Whether the clip loops, and neither end of its loop lies in what is written anew or beside it."""
+        if self.clip.loop is None:
+            return False
+        start, length = self.clip.loop
+        ends_s = (start / self.clip.original_rate, (start + length) / self.clip.original_rate)
+        return not any(self.start_s - SHORTEST_S < end_s < self.end_s + SHORTEST_S for end_s in ends_s)
 
 
 @dataclass(frozen=True, kw_only=True)

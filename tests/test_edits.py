@@ -84,6 +84,21 @@ def test_a_mended_clip_is_itself_outside_of_the_range(pipeline):
     assert (out - clip.original)[:, first:last].std() > 1e-3
 
 
+def test_a_mended_loop_stays_a_loop(pipeline, tmp_path):
+    path = tmp_path / "loop.wav"
+    audio.write(path, tone(4.0), RATE, loop=(RATE, 2 * RATE))
+    clip = given(path, pipeline, keep=True)
+    parts = {(1.5, 2.25): clip.loop, (0.2, 0.6): clip.loop, (0.8, 1.5): None, (2.5, 3.5): None, (4.0, 4.5): clip.loop}
+    for (start_s, end_s), loop in parts.items():
+        rewrite = Rewrite(clip=clip, start_s=start_s, end_s=end_s)
+        assert (clip.loop if rewrite.spares_the_loop else None) == loop
+    rewrite = Rewrite(clip=clip, start_s=1.5, end_s=2.25)
+    request = Request(rewrite=rewrite, length_s=4.0, config=QUICK)
+    assert next(pipeline.render([request])).loop == (RATE, 2 * RATE)
+    as_mp3 = replace(request, config=replace(QUICK, file_format="mp3"))
+    assert next(pipeline.render([as_mp3])).loop is None
+
+
 def test_new_audio_goes_on_in_phase_with_what_is_known():
     made = MelFormat(MelConfig())
     known = tone(3.0)[:, : made.num_samples(360)]

@@ -79,3 +79,18 @@ def test_mp3_cannot_loop(tmp_path):
     with pytest.raises(DualdiffError, match="cannot loop without a gap"):
         audio.write(tmp_path / "a.mp3", WAVEFORM, 32000, loop=(0, 100))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["flac", "ogg", "wav"])
+def test_loop_points_are_read_back(tmp_path, kind):
+    path = tmp_path / f"loop.{kind}"
+    audio.write(path, WAVEFORM, 32000, title="T", loop=(12345, 7000))
+    assert audio.probe(path).loop == (12345, 7000)
+    audio.write(path, WAVEFORM, 32000, title="T")
+    assert audio.probe(path).loop is None
+
+
+def test_loop_points_that_cannot_be_are_none():
+    for start, length in (("1", "100"), ("-1", "5"), ("0", "0"), ("x", "5"), ("", ""), ("2", "1e1")):
+        info = audio.AudioInfo(1.0, 100, 2, 100, "flac", {"loopstart": start, "looplength": length})
+        assert info.loop is None
