@@ -63,7 +63,8 @@ def roundtrip(
             console.note(f"{file} is mono: it goes through twice, as left and as right")
         if part_s is None and info.duration_s > LONGEST_S:
             part_s = LONGEST_S
-            console.note(f"{file} lasts {info.duration_s / 60:.0f} min: its first {part_s / 60:.0f} go there and back")
+            lasts, part = f"{info.duration_s / 60:.0f} min", f"{part_s / 60:.0f}"
+            console.note(f"{file} lasts {lasts}: its first {part} go there and back (--seconds takes more)")
         with console.progress(file.name) as progress:
             result = evaluation.roundtrip(
                 file, made, out=out, duration_s=part_s, seed=seed, quality=wanted, force=force, progress=progress
