@@ -218,6 +218,39 @@ def test_the_record_holds_means_between_reports_and_validations_of_the_averaged_
     assert (tmp_path / "run" / "demos" / "00000012").exists()
 
 
+class Telling(Toy):
+    """Tells a weight where it is measured."""
+
+    def validate(self) -> dict[str, float]:
+        return {"weight": float(next(self.model.parameters()).detach()[0, 0])}
+
+    def curves(self, step: int) -> dict[str, list[float]]:
+        return {"weight": list(self.validate().values())}
+
+
+def test_averages_are_validated_but_curves_are_of_the_weights_in_training(tmp_path: Path) -> None:
+    loop = fit(tmp_path / "run", Telling(), steps=10)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = next(line for line in reversed(lines) if "weight" in line)
+    assert last["weight"] == [float(next(loop.model.parameters())[0, 0])]
+    average = next(iter(loop.ema.tensors(loop.config.export_ema_width).values()))
+    assert last["validation/weight"] == float(average[0, 0]) != last["weight"][0]
+
+
+def test_steps_taken_again_replace_what_tensorboard_has_of_them(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from dualdiff.training.watch import TensorBoard
+
+    for done, steps, value in ((0, range(1, 6), 1.0), (3, range(4, 6), 2.0)):
+        board = TensorBoard(tmp_path, done)
+        for step in steps:
+            board.scalars(step, {"loss": value})
+        board.close()
+    shown = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in shown] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0)]
+
+
 def test_old_checkpoints_and_snapshots_go(tmp_path: Path) -> None:
     fit(tmp_path / "run", steps=36, save_every=2, keep_checkpoints=2, keep_ema_snapshots=3, ema_widths=(0.05, 0.1))
     assert Run(tmp_path / "run", IDENTITY, "").checkpoints() == [34, 36]

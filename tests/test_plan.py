@@ -135,7 +135,9 @@ def job(folder: Path, **changes: object) -> Job:
     )
 
 
-def test_the_schedule_of_the_first_start_stays_when_the_training_goes_on(tmp_path: Path) -> None:
+def test_the_schedule_of_the_first_start_stays_when_the_training_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     train(job(tmp_path / "run", warmup_steps=4), hours=0.5 / 3600)
     plan = Run(tmp_path / "run", IDENTITY, "").plan()
     assert plan["schedule"].keys() == {
@@ -150,6 +152,9 @@ def test_the_schedule_of_the_first_start_stays_when_the_training_goes_on(tmp_pat
     again = job(tmp_path / "run", warmup_steps=4)
     train(again, hours=0.8 / 3600)
     assert again.objective._objective.stretched == plan["stretch"]  # type: ignore[attr-defined]
+    assert "was planned by --hours" not in caplog.text
+    train(job(tmp_path / "run", warmup_steps=4))
+    assert "was planned by --hours and goes on by toy.train instead" in caplog.text
     after = Run(tmp_path / "run", IDENTITY, "")
     assert after.plan()["schedule"] == plan["schedule"]
     assert after.checkpoints()[-1] >= before

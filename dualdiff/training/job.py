@@ -93,6 +93,10 @@ def train(job: Job, progress: Progress = silent, hours: float | None = None) -> 
         job.run.open()
     accelerator.wait_for_everyone()
     config, budget = with_micro_batch(job), None
+    if hours is None and "schedule" in job.run.plan():
+        log.warning(
+            "%s was planned by --hours and goes on by %s instead: give --hours again", job.run.folder, job.section
+        )
     if is_new or hours:
         costs = _look(job, config)
         config, budget = _budgeted(job, config, costs, hours)
@@ -196,7 +200,7 @@ def _watched(run: Run, is_main: bool) -> Iterator[TensorBoard | None]:
     if not is_main:
         yield None
         return
-    board = TensorBoard(run.folder / "tb")
+    board = TensorBoard(run.folder / "tb", max(run.checkpoints(), default=0))
     try:
         yield board
     finally:

@@ -268,7 +268,7 @@ class Loop:
             self._report(self._means())
             self._record_costs()
         if is_due(config.validate_every):
-            with self._closing("validate"), self._averaged():
+            with self._closing("validate"):
                 self._report_validation()
         if is_due(config.preview_every) and self.is_main:
             with self._closing("preview"):
@@ -326,8 +326,9 @@ class Loop:
                 self.watcher.scalars(self.step, values)
 
     def _report_validation(self) -> None:
-        """Measures on held-out data, and the curves of the objective, in one line."""
-        found = {f"validation/{name}": value for name, value in self.objective.validate().items()}
+        """Measures of the averaged model on held-out data, and the objective's curves as it trains, in one line."""
+        with self._averaged():
+            found = {f"validation/{name}": value for name, value in self.objective.validate().items()}
         curves = self.objective.curves(self.step)
         if self.is_main and (found or curves):
             self.run.record(self.step, {**found, **curves})

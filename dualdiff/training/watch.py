@@ -19,9 +19,10 @@ log = logging.getLogger(__name__)
 class TensorBoard:
     """Writes a run's `tb/`, which may be thrown away without loss: where it cannot be written, training goes on."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, done: int = 0) -> None:
+        """`done` steps are kept of what is there; later ones are taken again."""
         self._folder = folder
-        self._writer: SummaryWriter | None = SummaryWriter(str(folder))
+        self._writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=done + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Named numbers of a step; what has "at" in its name stands in a group of its own."""
