@@ -157,6 +157,11 @@ def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path) -> 
         "import torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\nfrom test_loop import fit\n"
         "fit(Path(sys.argv[1]), steps=4, grad_accum_steps=int(sys.argv[2]))\n"
+        "from dualdiff.training.job import make_accelerator\n"
+        "from dualdiff.training.processes import is_true_for_any, of_the_first\n"
+        "both = make_accelerator(torch.device('cpu'))\n"
+        "assert of_the_first(both, 7 + both.process_index) == 7\n"
+        "assert is_true_for_any(both, both.process_index == 1) and not is_true_for_any(both, False)\n"
     )
     launch = [
         sys.executable,
@@ -232,7 +237,7 @@ def test_averages_are_validated_but_curves_are_of_the_weights_in_training(tmp_pa
     loop = fit(tmp_path / "run", Telling(), steps=10)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     last = next(line for line in reversed(lines) if "weight" in line)
-    assert last["weight"] == [float(next(loop.model.parameters())[0, 0])]
+    assert last["weight"] == [float(next(loop.model.parameters()).detach()[0, 0])]
     average = next(iter(loop.ema.tensors(loop.config.export_ema_width).values()))
     assert last["validation/weight"] == float(average[0, 0]) != last["weight"][0]
 
