@@ -47,7 +47,8 @@ def read_part(folder: Path, part: str) -> tuple[dict[str, Any], dict[str, Tensor
     """
     parts = read_model_json(folder)["parts"]
     if part not in parts:
-        raise DataError(f"{folder} holds no {part} (it holds {', '.join(parts)})", f"`dualdiff {part} train` makes one")
+        maker, found = {"mix": "unet", "phase": "format"}.get(part, part), ", ".join(parts)
+        raise DataError(f"{folder} holds no {part} (it holds {found})", f"`dualdiff {maker} train` makes one")
     description = read_json(folder / f"{part}.json")
     weights = load_tensors(folder / f"{part}.safetensors")
     if _part_hash(folder, part, description) != parts[part]:

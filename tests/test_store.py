@@ -11,7 +11,7 @@ from dualdiff.errors import DataError
 from dualdiff.formats import FORMATS
 from dualdiff.formats.mel import MelConfig
 from dualdiff.models import VAE, UNet, UNetConfig, VAEConfig
-from dualdiff.parts import read_model_json
+from dualdiff.parts import read_model_json, read_part
 from dualdiff.store import LatentSpace, format_hash, load_format, load_model, load_vae, save_unet, save_vae
 from dualdiff.weights import tensors_of
 
@@ -142,6 +142,10 @@ def test_wrong_paths_and_newer_versions_are_refused(copy: Path, tmp_path: Path) 
     write_model(tmp_path / "x")
     with pytest.raises(DataError, match="holds no unet"):
         load_model(tmp_path / "x" / "vae")
+    for part, command in (("mix", "unet train"), ("phase", "format train"), ("unet", "unet train")):
+        with pytest.raises(DataError) as missing:
+            read_part(tmp_path / "x" / "vae", part)
+        assert command in missing.value.hint
     description = read_model_json(copy)
     (copy / "model.json").write_text(json.dumps({**description, "dualdiff_model": 99}))
     with pytest.raises(DataError, match="model version 99"):
