@@ -31,18 +31,22 @@ class Stretch:
     """(N,): 1 where the clip stays, 0 where it is written anew or is over."""
 
 
-def stretch(first: int, last: int, total: int, *, column: int, quantum: int, longest: int, multiple: int) -> Stretch:
+def stretch(
+    first: int, last: int, total: int, *, column: int, quantum: int, longest: int, multiple: int, short: int = 0
+) -> Stretch:
     """What the model sees of a clip of `total` samples whose samples `first` to `last` are written anew.
 
     On both sides as much as makes one window of `longest` columns, but an eighth of it at least and half of it at most.
     `column` is samples per column; the columns come to a whole multiple of `multiple`, and begin at one of `quantum`
-    samples from which a column ends where the new begins, or nearly. A column is written anew if its middle is.
+    samples from which a column ends where the new begins, or nearly. A column is written anew if its middle is. All
+    columns together decode to `short` samples fewer than they span, which still reach beyond the end by one sample: at
+    the clip's own rate the end may lie behind its nearest sample here.
     """
     fresh = -(-(last - first) // column)
     context = min(max((longest - fresh) // 2, longest // 8), longest // 2) * column
     start = _aligned(max(first - context, 0), first, column, quantum)
     stop = min(last + context, max(total, last))
-    columns = -(-(stop - start) // (column * multiple)) * multiple
+    columns = -(-(stop - start + short + 1) // (column * multiple)) * multiple
     middles = torch.arange(columns) * column + start + column // 2
     kept = (middles <= first) | ((middles >= last) & (middles + column // 2 <= total))
     kept[((first + last) // 2 - start) // column] = False  # something is, however short

@@ -236,6 +236,7 @@ class Pipeline:
             quantum=rate // math.gcd(rate, given.original_rate),
             longest=self.longest,
             multiple=self.codec.column_multiple,
+            short=self.codec.column - self.codec.num_samples(1),
         )
         length = self.codec.num_samples(seen.columns)
         part = given.waveform[:, seen.start : seen.start + length]

@@ -74,6 +74,16 @@ def test_a_clip_that_goes_on_is_itself_and_then_new(pipeline, tmp_path):
     }  # fmt: skip
 
 
+def test_a_clip_goes_on_to_where_columns_end(pipeline):
+    """Columns decode to a hop less than they span: one more is needed where they would just reach the end."""
+    grid_s = pipeline.codec.frame_multiple * pipeline.format.hop_length / RATE
+    start_s, end_s = 8 * grid_s, 12 * grid_s
+    rewrite = Rewrite(clip=Given.of(tone(start_s), RATE), start_s=start_s, end_s=end_s)
+    out = next(pipeline.render([Request(rewrite=rewrite, length_s=end_s, config=QUICK)])).waveform
+    assert out.shape == (2, round(end_s * RATE))
+    assert out[:, -64:].std() > 1e-4, "new to its end"
+
+
 def test_a_mended_clip_is_itself_outside_of_the_range(pipeline):
     clip = Given.of(tone(4.0), RATE)
     request = Request(rewrite=Rewrite(clip=clip, start_s=1.5, end_s=2.25), length_s=4.0, config=QUICK)
