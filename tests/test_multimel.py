@@ -138,11 +138,19 @@ def test_the_filter_before_decimation_passes_the_bass_and_stops_what_would_fold(
 
 
 @pytest.mark.parametrize(
-    ("rate", "highest", "lengths", "factor"),
-    [(32000, 750, (256, 4800), 8), (32000, 750, (36, 4800), 4), (8000, 750, (256, 4800), 2), (8000, 3000, (256,), 1)],
+    ("rate", "highest", "window", "lengths", "factor"),
+    [
+        (32000, 750, 3072, (256, 4800), 8),
+        (32000, 750, 3072, (36, 4800), 4),
+        (32000, 750, 3064, (256, 4800), 4),
+        (8000, 750, 3072, (256, 4800), 2),
+        (8000, 3000, 3072, (256,), 1),
+        (32000, 31, 3072, (256, 4096), 128),
+        (32000, 31, 256, (256, 4096), 16),
+    ],
 )
-def test_decimation_leaves_room_and_divides(rate, highest, lengths, factor):
-    assert decimation(rate, highest, *lengths) == factor
+def test_decimation_leaves_room_and_divides(rate, highest, window, lengths, factor):
+    assert decimation(rate, highest, window, *lengths) == factor
 
 
 @pytest.mark.parametrize("frequency_hz", [300.0, 560.0, 600.0, 640.0, 1000.0])
@@ -212,6 +220,7 @@ def test_settings_that_do_not_fit_are_refused(table, message):
         MultiMelConfig(sample_rate=16000, f_max=8000.0, n_fft=3200, bass_n_fft=4800, hop_length=128),
         MultiMelConfig(hop_length=200, bass_n_fft=12800, bass_hz=300.0),
         MultiMelConfig(bass_hz=7000.0),
+        MultiMelConfig(bass_hz=25.0),
     ],
 )
 def test_other_constants_go_there_and_back(config):

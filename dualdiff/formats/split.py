@@ -25,15 +25,21 @@ STOP_DB = 100.0
 """What the filters before decimation and behind it leave of all else."""
 SPARE = 4
 """The sample rate of the bass is at least so many times its highest frequency."""
+WINDOW_LEFT = 16
+"""What is left of the bass's window, samples: half of it is as long as half of the longest filter, 8, at least."""
 
 Buffers = tuple[Tensor, Tensor]
 """What frames are added to, for the bass and for what lies above."""
 
 
-def decimation(sample_rate: int, highest_hz: float, *lengths: int) -> int:
-    """The largest power of two that leaves `SPARE` times `highest_hz` and divides all lengths."""
+def decimation(sample_rate: int, highest_hz: float, window: int, *lengths: int) -> int:
+    """The largest power of two that leaves `SPARE` times `highest_hz` and enough of a window, and divides all lengths.
+
+    `window` is how long that is, and `lengths` are whatever else is counted in samples; half of a window is one, too.
+    """
+    most = min(sample_rate / (SPARE * highest_hz), window / WINDOW_LEFT)
     factor = 1
-    while sample_rate / (2 * factor) >= SPARE * highest_hz and all(length % (2 * factor) == 0 for length in lengths):
+    while 2 * factor <= most and all(length % (2 * factor) == 0 for length in (window // 2, *lengths)):
         factor *= 2
     return factor
 
@@ -61,7 +67,7 @@ class SplitStft:
         self.high, self.hop_length, self.window = high, high.hop_length, high.window
         self.sample_rate, self.crossover_hz = sample_rate, crossover_hz
         low_hz, high_hz = (crossover_hz * (1 + side * CROSSOVER) for side in (-1, 1))
-        factor = decimation(sample_rate, high_hz, self.hop_length, long_n_fft // 2, len(long_window) // 2)
+        factor = decimation(sample_rate, high_hz, len(long_window), self.hop_length, long_n_fft // 2)
         taps = low_pass(factor, sample_rate, high_hz * 1.1)
         self.factor, self._reach = factor, len(taps) // 2
         short = long_window[::factor] * factor
