@@ -26,6 +26,9 @@ ACTIVATION_LIMIT = 256.0
 UNIT_EPSILON = 1e-4
 """Added to an RMS before anything is divided by it."""
 
+LEAST_RMS = 1e-20
+"""What a slope is divided by at least: products with it are still no numbers that a processor may take for 0."""
+
 
 def unit(x: Tensor, dims: int | tuple[int, ...] = 1, scale: float = 1.0) -> Tensor:
     """Scale `x` to RMS `scale` over `dims`; the norm is taken in float32: scale x / (eps + RMS(x)) (EDM2 eq. 66)."""
@@ -57,7 +60,7 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
         x, rms, factor = ctx.saved_tensors
         along = (slopes * x).sum(ctx.dims, keepdim=True, dtype=rms.dtype)
-        along = along * factor / ((rms + UNIT_EPSILON) * ctx.count * rms.clamp_min(torch.finfo(rms.dtype).tiny))
+        along = along * factor / ((rms + UNIT_EPSILON) * ctx.count * rms.clamp_min(LEAST_RMS))
         return torch.addcmul(slopes * factor.to(x.dtype), x, along.to(x.dtype), value=-1), None, None
 
 
