@@ -22,8 +22,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 def settle() -> None:
     """Set up this process, before torch is imported; what the user's environment says goes first."""
-    os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+    if "OMP_WAIT_POLICY" not in os.environ:  # the standard's name for it, over which GNU's own would go
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+    asked = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(n.startswith("MALLOC_") for n in os.environ)
+    if asked or not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # the C library of Alpine has none

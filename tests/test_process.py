@@ -23,7 +23,11 @@ SETTLE = "from dualdiff.process import settle; settle()"
 
 
 def run(code: str, **variables: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "MALLOC_"))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GOMP_", "OMP_WAIT_", "MALLOC_", "GLIBC_"))
+    }
     return subprocess.run(
         [sys.executable, "-c", code], env={**environment, **variables}, check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -36,14 +40,16 @@ def test_memory_is_kept_for_the_next_step():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the GNU C library alone can be told")
-def test_the_users_own_memory_settings_stand():
-    kept = int(run(FAULTS.format(first=SETTLE), MALLOC_ARENA_MAX="2"))
+@pytest.mark.parametrize("said", [{"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}])
+def test_the_users_own_memory_settings_stand(said):
+    kept = int(run(FAULTS.format(first=SETTLE), **said))
     assert kept > 4 * int(run(FAULTS.format(first=SETTLE)))
 
 
 def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise():
-    show = f"{SETTLE}; import os; print(os.environ['GOMP_SPINCOUNT'])"
+    show = f"{SETTLE}; import os; print(os.environ.get('GOMP_SPINCOUNT'))"
     assert run(show) == "2000"
+    assert run(show, OMP_WAIT_POLICY="ACTIVE") == "None"
     assert run(show, GOMP_SPINCOUNT="7") == "7"
 
 
