@@ -47,12 +47,16 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "log-normal": ('unet.noise.law="log-normal"',),
         "log-sech": ('unet.noise.law="log-sech"',),
         "log-linear": ('unet.noise.law="log-linear"',),
+        "learned early": ("unet.noise.learned_warmup_steps=30",),
     },
     "Stratified noise levels": {BASE: (), "independent": ("unet.noise.stratified=false",)},
     "Weight normalisation": {BASE: (), "after updates only": ("unet.normalise_in_forward=false",)},
     "Latents": {BASE: (), **{name: () for name in LATENTS if name}},
 }
-"""By study, its variants with the settings of the UNet that differ from the preset nano."""
+"""By study, its variants with the settings of the UNet that differ from the preset nano.
+
+The preset's learned noise law begins as log-linear and is fully its own after 200 steps only.
+"""
 
 
 def settings_of(network: str, steps: int) -> tuple[str, ...]:
