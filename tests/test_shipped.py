@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from test_store import write_model
 
 from dualdiff import store
 from dualdiff.evaluation.card import read_card
+from dualdiff.evaluation.mix import MixMeter, pooled, save_mix
 from dualdiff.recipe import read_recipe
 from dualdiff.store import load_model, named_model, shipped_model
 
@@ -33,6 +35,15 @@ def test_without_a_project_it_plays(package, run_cli):
     assert clip.parent == Path("clips")
     assert read_recipe(clip)["model"] == load_model(package).unet_hash
     assert "the small model that travels with dualdiff plays" in outcome.stderr
+
+
+def test_a_clip_of_it_is_inspected_with_it(package, run_cli):
+    statistics = len(pooled(torch.zeros(4, 32, 4)))
+    save_mix(package, MixMeter(("A", "B"), 4, torch.zeros(statistics, 2), torch.tensor([1.0, 0.0]), {}))
+    clip = run_cli("generate", "--game", "A", *QUICK).stdout.strip()
+    shown = run_cli("inspect", clip)
+    assert shown.code == 0
+    assert "is like         73 % A, 27 % B" in shown.stdout
 
 
 def test_it_is_known_by_its_name(package, run_cli):

@@ -12,6 +12,7 @@ from dualdiff.data.ledger import LEDGER_NAME, Row, read_ledger
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.evaluation.finding import Sheet
 from dualdiff.parts import read_model_json
+from dualdiff.store import shipped_model
 
 SETTINGS_NAME = "dualdiff.toml"
 SAME, CHANGED, GONE = "as it was", "another one lies there", "not here"
@@ -60,18 +61,14 @@ class Around:
     def models(self) -> dict[Path, dict[str, str]]:
         """The model folders at hand, and the hashes of their parts."""
         places = sorted(path.parent for path in self.root.glob("models/*/model.json")) if self.root else []
-        found = {}
-        for place in [*([self.model] if self.model else []), *places]:
-            try:
-                found[place] = dict(read_model_json(place)["parts"])
-            except DataError:
-                continue
-        return found
+        return _parts_in([*([self.model] if self.model else []), *places])
 
     def model_with(self, part: str, digest: str) -> Path | None:
-        """A model folder that holds a part with this hash, and as little else as possible."""
-        able = [place for place, parts in self.models.items() if parts.get(part) == digest]
-        return min(able, key=lambda place: len(self.models[place]), default=None)
+        """A model folder that holds a part with this hash, and as little else as possible; also what we ship."""
+        shipped = shipped_model()
+        known = self.models | _parts_in([shipped] if shipped else [])
+        able = [place for place, parts in known.items() if parts.get(part) == digest]
+        return min(able, key=lambda place: len(known[place]), default=None)
 
     @cached_property
     def ledger(self) -> list[Row]:
@@ -123,3 +120,14 @@ class Around:
 def ancestry(rows: Iterable[tuple[str, str, str, str]]) -> Sheet:
     """Where a thing came from, as a table."""
     return Sheet(title="came from", columns=("what", "hash", "where", "now"), rows=list(rows))
+
+
+def _parts_in(folders: Iterable[Path]) -> dict[Path, dict[str, str]]:
+    """The hashes of the parts of those model folders that can be read."""
+    found = {}
+    for folder in folders:
+        try:
+            found[folder] = dict(read_model_json(folder)["parts"])
+        except DataError:
+            continue
+    return found

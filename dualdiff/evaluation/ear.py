@@ -18,6 +18,7 @@ from dualdiff.evaluation.copies import Copies, CopyFinder
 from dualdiff.evaluation.mix import MixMeter, load_mix
 from dualdiff.evaluation.spaces import Space, audio_space, fingerprint, latent_space
 from dualdiff.files import sha256_of
+from dualdiff.parts import read_model_json
 from dualdiff.progress import Progress, silent
 from dualdiff.recipe import read_recipe
 from dualdiff.store import VAEModel, load_vae
@@ -63,7 +64,7 @@ class Ear:
         shares: dict[str, float] = {}
         copies: Copies | None = None
         if recipe or always:
-            encoded: dict[Path, Latents] = {}
+            encoded: dict[str, Latents] = {}
             shares = self._shares(recipe, waveform, info.sample_rate, encoded, notes)
             if self._copies:
                 copies = self._find_copies(waveform, info.sample_rate, encoded, notes)
@@ -81,7 +82,7 @@ class Ear:
         return heard, waveform
 
     def _shares(
-        self, recipe: Mapping[str, Any], waveform: Waveform, rate: int, encoded: dict[Path, Latents], notes: list[str]
+        self, recipe: Mapping[str, Any], waveform: Waveform, rate: int, encoded: dict[str, Latents], notes: list[str]
     ) -> dict[str, float]:
         folder = self._judge_of(str(recipe.get("model", "")))
         if folder is None:
@@ -115,17 +116,16 @@ class Ear:
             self._vaes[folder] = load_vae(folder)
         return self._vaes[folder]
 
-    def _encoded(self, folder: Path, waveform: Waveform, rate: int, encoded: dict[Path, Latents]) -> Latents:
+    def _encoded(self, folder: Path, waveform: Waveform, rate: int, encoded: dict[str, Latents]) -> Latents:
         """The latents of a clip by the VAE of a model folder, made once for all folders with the same VAE."""
-        digest = self.around.models[folder]["vae"]
-        place = next(own for own, parts in self.around.models.items() if parts.get("vae") == digest)
-        if place not in encoded:
-            vae = self._vae(place)
-            encoded[place] = latents_of([_as_tracks_are(waveform, rate, vae)], vae)
-        return encoded[place]
+        digest = read_model_json(folder)["parts"]["vae"]
+        if digest not in encoded:
+            vae = self._vae(folder)
+            encoded[digest] = latents_of([_as_tracks_are(waveform, rate, vae)], vae)
+        return encoded[digest]
 
     def _find_copies(
-        self, waveform: Waveform, rate: int, encoded: dict[Path, Latents], notes: list[str]
+        self, waveform: Waveform, rate: int, encoded: dict[str, Latents], notes: list[str]
     ) -> Copies | None:
         try:
             if self.finder is None:
