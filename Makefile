@@ -8,8 +8,8 @@ INSTALLED := .venv/.installed
 
 help:
 	@echo "make test    set up .venv, then lint, types and the test suite"
-	@echo "make demo    set up .venv, then write a clip in demo/, with the model that travels with dualdiff; while there is"
-	@echo "             none, as make demo-train: the whole chain on examples/music; minutes"
+	@echo "make demo    set up .venv, then write a clip in demo/, with the model that travels with dualdiff; seconds"
+	@echo "make demo-train  set up .venv, then the whole chain on examples/music in demo/; minutes"
 	@echo "make lint    ruff: rules and format        make types   mypy"
 	@echo "make bench   measure the chain             make clean   remove .venv, demo/ and caches"
 
@@ -35,10 +35,8 @@ types: setup
 	.venv/bin/python -m mypy
 
 demo: setup
-	@if [ -e dualdiff/assets/nano/model.json ]; then \
-		rm -rf demo && mkdir demo && cd demo && \
-		../.venv/bin/dualdiff generate --game "Pekka Kana 2:0.7,Freedoom:0.3" --length 20 --out "$$PWD"; \
-	else $(MAKE) --no-print-directory demo-train; fi
+	@rm -rf demo && mkdir demo && cd demo && \
+		../.venv/bin/dualdiff generate --game "Pekka Kana 2:0.7,Freedoom:0.3" --length 20 --out "$$PWD"
 
 demo-train: setup
 	@rm -rf demo
