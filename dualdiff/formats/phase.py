@@ -77,7 +77,7 @@ def known_or_random(mid: Tensor, known: Known, generator: torch.Generator) -> tu
     fixed = torch.zeros(len(mid), dtype=torch.bool)
     for first, spectra in known.items():
         here = slice(first, min(first + spectra.shape[1], len(mid)))
-        phase[here] = spectra[:, : max(here.stop - first, 0)].mean(0).angle().to(phase)
+        phase[here] = spectra[:, : max(here.stop - first, 0)].mean(0).angle().cpu().to(phase)
         fixed[here] = True
     return phase, fixed
 
@@ -123,9 +123,9 @@ def phase_gradient(
     """
     ratio = stft.hop_length * stft.n_fft / (2 * math.pi * window_std**2)
     log = magnitude.clamp_min(max(magnitude.max().item() * 1e-10, 1e-30)).log_()
-    bins = torch.arange(first_bin, first_bin + log.shape[1], device=log.device, dtype=torch.float64)
+    bins = torch.arange(first_bin, first_bin + log.shape[1], dtype=torch.float64)  # which Apple's GPUs do not have
     turns = stft.hop_length * bins / stft.n_fft
-    advance = (2 * math.pi * (turns - turns.round())).float()
+    advance = (2 * math.pi * (turns - turns.round())).float().to(log.device)
     rise = (log.roll(-1, 0) - log.roll(1, 0)) / 2 if circular else _slope(log, 0)
     return ratio * _slope(log, 1) + advance, rise / -ratio - 2 * math.pi * stft.half / stft.n_fft
 
