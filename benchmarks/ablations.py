@@ -13,11 +13,13 @@ import argparse
 import datetime
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 from trials import Results, Trial, project_at
 
+from dualdiff.errors import DataError
 from dualdiff.settings import Project
 from dualdiff.stages import encode, train_unet, train_vae
 
@@ -128,7 +130,11 @@ def main() -> None:
             f'encode.vae="{(shared.root / "models" / "vae").as_posix()}"',
             f'encode.folder="{(shared.root / "latents").as_posix()}"',
         )
-        return measured(train_unet(project_at(options.work / trial.name, own)).run)
+        try:
+            return measured(train_unet(project_at(options.work / trial.name, own)).run)
+        except DataError as error:  # the check before the first step refuses latents of a VAE that has not learned yet
+            print(f"{trial.name}: {error.message}", file=sys.stderr)
+            return {}
 
     results.run(trials(options.seeds), measure)
     print("# What each choice of the UNet is worth\n")
@@ -136,6 +142,7 @@ def main() -> None:
         f"{datetime.date.today().isoformat()}, `python benchmarks/ablations.py`: nano size, {options.scale:g} times its"
     )
     print(f"steps, {options.seeds} seeds. Denoising error of held-out latents, median over seeds (range).")
+    print("Empty: the check before training refused the latents.")
     print(table(results))
 
 
