@@ -1,5 +1,6 @@
 """What all trainings do around the loop: open the run, look before the first step, watch it, train, export."""
 
+import atexit
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -71,8 +72,21 @@ class Job:
 
 
 def make_accelerator(device: torch.device) -> Accelerator:
-    """The processes, and the device of this one. Precision is the networks' own affair, who know what stays float32."""
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    """The processes, and the device of this one. Precision is the networks' own affair, who know what stays float32.
+
+    Several processes part in order when each exits: those that only stop are now and then aborted, by a thread of
+    theirs that still waits for the others.
+    """
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    if accelerator.num_processes > 1:
+        atexit.register(leave)
+    return accelerator
+
+
+def leave() -> None:
+    """Leave the group of processes, once."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def train(job: Job, progress: Progress = silent, hours: float | None = None) -> int:
