@@ -13,6 +13,7 @@ import argparse
 import datetime
 import json
 import shutil
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -97,16 +98,29 @@ def trials(seeds: int) -> list[Trial]:
     return [Trial(name, seed, settings) for seed in range(seeds) for name, settings in variants.items()]
 
 
+def beside_preset(results: Results, variant: str) -> str:
+    """The mean error minus that of the preset with the same seed, and so the same latents: median (range)."""
+    of = {(row["variant"], row["seed"]): row["measured"].get("mean") for row in results.rows}
+    pairs = [(error, of.get((BASE, seed))) for (name, seed), error in of.items() if name == variant]
+    found = [error - base for error, base in pairs if error is not None and base is not None]
+    if variant == BASE or not found:
+        return ""
+    return f"{statistics.median(found):+.3f} ({min(found):+.3f} to {max(found):+.3f}; {len(found)})"
+
+
 def table(results: Results) -> str:
-    """A table a study: the median over seeds, and the range."""
+    """A table a study: the difference from the preset, the mean, and each noise level; median over seeds (range)."""
     levels = {name for row in results.rows for name in row["measured"] if name != "mean"}
     levels = sorted(levels, key=lambda name: float(name.removeprefix("sigma ")))
+    head = f"| variant | minus preset, same seed ↓ | mean ↓ | {' | '.join(levels)} |"
     lines = []
     for study, variants in STUDIES.items():
-        lines += [f"\n## {study}\n", f"| variant | mean ↓ | {' | '.join(levels)} |", f"|---|---|{'---|' * len(levels)}"]
+        lines += [f"\n## {study}\n", head, f"|---|---|---|{'---|' * len(levels)}"]
         for variant in variants:
             cells = " | ".join(results.cell(variant, level) for level in levels)
-            lines.append(f"| {variant} | {results.cell(variant, 'mean')} | {cells} |")
+            lines.append(
+                f"| {variant} | {beside_preset(results, variant)} | {results.cell(variant, 'mean')} | {cells} |"
+            )
     return "\n".join(lines)
 
 
@@ -142,6 +156,7 @@ def main() -> None:
         f"{datetime.date.today().isoformat()}, `python benchmarks/ablations.py`: nano size, {options.scale:g} times its"
     )
     print(f"steps, {options.seeds} seeds. Denoising error of held-out latents, median over seeds (range).")
+    print("Beside the preset: minus its error with the same seed, whose latents are the same (range; number of seeds).")
     print("Empty: the check before training refused the latents.")
     print(table(results))
 
