@@ -127,6 +127,15 @@ def test_held_out_tracks_that_are_few_are_joined_and_the_smallest_rate_is_told(t
     assert few.stated_rate == 0, "too large a rate to flag by"
 
 
+def test_a_track_too_short_to_compare_with_does_not_count(tmp_path):
+    made = [("A", "train", tune(number, 700)) for number in range(4)]
+    short = [("A", "validation", tune(500, 50)), ("A", "train", tune(501, 50))]
+    index = write_latents(tmp_path, made + short, COLUMN_S)
+    finder = CopyFinder(index, [latent_space(index)[0]])
+    assert len(finder.calibration.references) == 4
+    assert all(np.isfinite(finder.calibration.closest))
+
+
 def test_of_many_long_tracks_the_middle_of_some_is_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(copies, "MOST_TRACKS", 5)
     monkeypatch.setattr(copies, "MOST_PASSAGES", 40)

@@ -47,7 +47,7 @@ MOST_TRACKS = 40
 MOST_PASSAGES = 2048
 """Of all these tracks that are looked for, for each space: what bounds the time. Of long tracks the middle is taken."""
 CALIBRATION_NAME = "copies.json"
-VERSION = 2
+VERSION = 3
 _SHOWN = 8
 
 
@@ -221,10 +221,16 @@ def _search(space: Space, series: Tensor, own: int = -1) -> tuple[list[float], N
 
 def calibrate(index: LatentIndex, spaces: Sequence[Space], progress: Progress = silent) -> Calibration:
     """Look for held-out music in all training tracks; each training track that joins it, in all others."""
+    column_s = index.frame_s * index.frames_per_column
+
+    def comparable(numbers: Sequence[int]) -> list[int]:
+        """Those that hold a passage at all: a track without one would count as music that is never near."""
+        return [number for number in numbers if index.tracks[number].columns * column_s > PASSAGE_S]
+
     held_out, training = numbers_of(index, "validation"), numbers_of(index, "train")
-    chosen = _spread(held_out, MOST_TRACKS)
+    chosen = _spread(comparable(held_out), MOST_TRACKS)
     if len(chosen) < FEW_TRACKS and len(training) > 1:
-        chosen += _spread(training, MOST_TRACKS - len(chosen))
+        chosen += _spread(comparable(training), MOST_TRACKS - len(chosen))
     longest_s = (MOST_PASSAGES // max(len(chosen), 1) + 1) * PASSAGE_S / 2
     found: dict[int, dict[str, Passages]] = {number: {} for number in chosen}
     for done, space in enumerate(spaces):
@@ -232,7 +238,6 @@ def calibrate(index: LatentIndex, spaces: Sequence[Space], progress: Progress = 
         for number, passages in _all_passages(space, chosen, set(training), longest_s).items():
             found[number][space.name] = passages
     progress(len(spaces), len(spaces), "how near other music comes")
-    column_s = index.frame_s * index.frames_per_column
     return Calibration(
         tuple(
             Reference(
