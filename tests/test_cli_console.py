@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import math
 import sys
 
@@ -156,3 +157,13 @@ def test_tables_show_every_cell_whole_when_piped(capsys):
 )
 def test_cells(value, text):
     assert console.text(value) == text
+
+
+def test_only_the_first_process_warns(monkeypatch, capsys):
+    log = logging.getLogger("dualdiff.training")
+    for rank, told in (("0", "the VAE may be undertrained\n"), ("1", "")):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+        console.set_verbosity(quiet=False, verbose=True)
+        log.warning("the VAE may be undertrained")
+        assert capsys.readouterr().err == told

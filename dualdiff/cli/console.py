@@ -52,7 +52,8 @@ def set_verbosity(quiet: bool, verbose: bool) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("dualdiff")
     log.handlers = [handler]
-    log.setLevel(logging.WARNING if verbosity.quiet else logging.DEBUG if verbose else logging.INFO)
+    least = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    log.setLevel(least if is_first_process() else logging.ERROR)  # what the others would warn of, the first one does
 
 
 class _CurrentStderr:

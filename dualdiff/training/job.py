@@ -20,7 +20,7 @@ from dualdiff.training.memory import is_out_of_memory, largest_fitting, micro_ba
 from dualdiff.training.objective import Objective, Picture
 from dualdiff.training.plan import SCHEDULE, Budget, planned
 from dualdiff.training.preflight import Costs, measure
-from dualdiff.training.processes import of_the_first
+from dualdiff.training.processes import all_or_none, of_the_first
 from dualdiff.training.run import Run
 from dualdiff.training.watch import TensorBoard
 
@@ -101,18 +101,15 @@ def train(job: Job, progress: Progress = silent, hours: float | None = None) -> 
     """
     accelerator, is_new = job.accelerator, not job.run.checkpoints()
     if is_new:  # before there is a run: what is wrong may be mended, and then it is another
-        job.check()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        job.run.open()
-    accelerator.wait_for_everyone()
+        all_or_none(accelerator, job.check)
+    all_or_none(accelerator, lambda: job.run.open() if accelerator.is_main_process else None)
     config, budget = with_micro_batch(job), None
     if hours is None and "schedule" in job.run.plan():
         log.warning(
             "%s was planned by --hours and goes on by %s instead: give --hours again", job.run.folder, job.section
         )
     if is_new or hours:
-        costs = _look(job, config)
+        costs = all_or_none(accelerator, lambda: _look(job, config))
         config, budget = _budgeted(job, config, costs, hours)
         log.info(costs.words(config, config.steps))
     loop = job.loop(config, budget, progress)
@@ -139,16 +136,20 @@ def with_micro_batch(job: Job) -> TrainConfig:
             f"{job.section}: batch_size {config.batch_size} does not split among {processes} processes",
             "it must be a multiple of their number",
         )
-    share = config.batch_size // processes
+    share, device = config.batch_size // processes, job.accelerator.device
     kept = job.run.plan().get("grad_accum_steps", {}).get(str(processes))
     if isinstance(kept, int) and kept > 0 and share % kept == 0:
         return replace(config, grad_accum_steps=kept)
-    size = micro_batch(share, job.accelerator.device, job.trial.run, job.trial.to_come_bytes)
-    if size is None:
-        raise out_of_memory(job.section, config, 1, None)
+
+    def fitting() -> int:
+        found = micro_batch(share, device, job.trial.run, job.trial.to_come_bytes)
+        if found is None:
+            raise out_of_memory(job.section, config, 1, None)
+        return found
+
+    size = all_or_none(job.accelerator, fitting)
     if processes > 1:  # all take what fits the smallest
-        sizes = torch.tensor([size], device=job.accelerator.device)
-        size = int(job.accelerator.gather(sizes).min())
+        size = int(job.accelerator.gather(torch.tensor([size], device=device)).min())
     accum = share // size
     if job.accelerator.is_main_process:
         before = job.run.plan().get("grad_accum_steps", {})

@@ -31,7 +31,7 @@ from dualdiff.training.memory import is_out_of_memory, largest_fitting, memory_b
 from dualdiff.training.objective import Loss, Objective, Picture, Place, Watcher
 from dualdiff.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from dualdiff.training.plan import Budget
-from dualdiff.training.processes import is_true_for_any, of_the_first
+from dualdiff.training.processes import all_or_none, is_true_for_any, of_the_first
 from dualdiff.training.run import COSTS_NAME, Checkpoint, Run
 from dualdiff.training.snapshots import is_due as is_snapshot_due
 from dualdiff.training.stop import StopSignals
@@ -379,20 +379,23 @@ class Loop:
         return self.preview(folder)
 
     def _save(self) -> None:
-        if self.is_main:
-            groups = {
-                "model": tensors_of(self.model),
-                "optimizer": optimizer_tensors(self.optimizer, self.model),
-                "ema": self.ema.state(),
-            }
-            self.run.save(Checkpoint(self.step, groups, {"tally": self.tally}), self.config.keep_checkpoints)
-            if self.budget:
-                self.run.update_plan({"spent_s": self.budget.spent_s, "steps": self.total})
-        self.accelerator.wait_for_everyone()
+        all_or_none(self.accelerator, self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        if not self.is_main:
+            return
+        groups = {
+            "model": tensors_of(self.model),
+            "optimizer": optimizer_tensors(self.optimizer, self.model),
+            "ema": self.ema.state(),
+        }
+        self.run.save(Checkpoint(self.step, groups, {"tally": self.tally}), self.config.keep_checkpoints)
+        if self.budget:
+            self.run.update_plan({"spent_s": self.budget.spent_s, "steps": self.total})
 
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one."""
-        found = self.run.load(GROUPS)
+        found = all_or_none(self.accelerator, lambda: self.run.load(GROUPS))
         if self.is_main:
             self.run.rewind(found.step if found else 0)
         if found is None:
