@@ -64,12 +64,15 @@ class Codec:
         return self.format.num_samples(columns * self.vae_model.vae.reduction)
 
     def encode(self, waveform: Waveform) -> Latents:
-        """A waveform (2, T) at the format's rate to normalised latents (1, C, F, N), padded to whole multiples."""
+        """A waveform (2, T) at the format's rate to normalised latents (1, C, F, N), N a whole multiple.
+
+        It is followed by silence up to where these columns decode to; what is beyond, less than a hop, is left out.
+        """
         frames = -(-self.format.num_frames(waveform.shape[-1]) // self.frame_multiple) * self.frame_multiple
         missing = self.format.num_samples(frames) - waveform.shape[-1]
-        padded = torch.nn.functional.pad(waveform, (0, missing))[None]
+        fitted = torch.nn.functional.pad(waveform, (0, missing))[None]  # or cut, where that is below 0
         vae = self.vae_model
-        sample = self.format.encode(padded.to(self.device))
+        sample = self.format.encode(fitted.to(self.device))
         piece = PIECE * vae.vae.reduction
         return self.space.normalise(in_pieces(vae.encode, sample, piece=piece, context=vae.context_frames))
 

@@ -108,7 +108,7 @@ class Pipeline:
         return max(columns // self.codec.column_multiple, 1) * self.codec.column_multiple
 
     def encode(self, waveform: Waveform) -> Latents:
-        """A waveform (2, T) at the format's rate to normalised latents (1, C, F, N), padded to whole multiples."""
+        """A waveform (2, T) at the format's rate to normalised latents (1, C, F, N); see `Codec.encode`."""
         return self.codec.encode(waveform)
 
     def decode(
@@ -209,7 +209,8 @@ class Pipeline:
         places = torch.arange(columns - lead) % loop.shape[-1]
         latents = torch.cat([loop.new_zeros(*loop.shape[:-1], lead), loop[..., places.to(loop.device)]], -1)
         kept = (torch.arange(columns) >= lead).float().to(self.device)
-        sampled = self.sample([request], known=Known(latents, kept), purpose="intro")
+        new = replace(request, strength=1.0)  # what a loop varies says nothing of what comes before it
+        sampled = self.sample([new], known=Known(latents, kept), purpose="intro")
         start, fade = lead * self.codec.column, round(FADE_S * self.format.sample_rate)
         length = self.codec.num_samples(columns)
         goes_on = waveform[:, torch.arange(length - start) % waveform.shape[-1]]

@@ -10,6 +10,7 @@ from test_store import write_model
 
 from dualdiff import audio
 from dualdiff.clips import given
+from dualdiff.diffusion.sampler import SAMPLERS
 from dualdiff.edits import FADE_S, limited, morphed, rise, spliced, stretch
 from dualdiff.errors import DataError, UsageError
 from dualdiff.formats.mel import MelConfig, MelFormat
@@ -55,6 +56,20 @@ def test_an_intro_comes_before_the_same_loop_and_leads_into_it(pipeline):
     steps = led.waveform.diff(dim=-1).abs()
     assert steps[:, start - fade - 4 : start + 4].max() <= steps.max() * 1.0001
     assert led.waveform[:, : start - fade].std() > 1e-4
+
+
+def test_a_lead_in_is_new_however_little_its_loop_strays(pipeline, monkeypatch):
+    sampler, starts = SAMPLERS[QUICK.sampler], []
+
+    def told(denoise, noise, sigmas, *more):
+        starts.append(sigmas[0].item())
+        return sampler(denoise, noise, sigmas, *more)
+
+    monkeypatch.setitem(SAMPLERS, QUICK.sampler, told)
+    varied = Request(init=Given.of(tone(2.0)), strength=0.3, length_s=1.5, loop=True, intro_s=0.5, config=QUICK)
+    next(pipeline.render([varied]))
+    assert starts[0] < 1
+    assert starts[1] == pytest.approx(QUICK.sigma_max), "of nothing, so from all of the noise"
 
 
 def test_a_clip_that_goes_on_is_itself_and_then_new(pipeline, tmp_path):

@@ -51,6 +51,19 @@ def test_encoding_equals_the_definition(path):
     assert (sample - plain).norm() < 1e-3 * plain.norm()
 
 
+@pytest.mark.parametrize("power", [4, 7, 32])
+def test_the_way_back_is_no_longer_than_the_windows(power):
+    """Of a low power, eight standard deviations are more than all of the window."""
+    config = MultiMelConfig(window_power=power)
+    made = MultiMelFormat(config)
+    assert made._short.high.n_fft <= config.n_fft
+    assert made._short.low.n_fft * made._short.factor <= config.bass_n_fft
+    waveform = excerpt(MUSIC[0], 1.0)
+    back = made.decode(made.encode(waveform[None]), quality="draft")
+    error = made.encode(back) - made.encode(waveform[None])[..., : made.num_frames(back.shape[-1])]
+    assert error.square().mean() < 0.1
+
+
 def test_samples_of_music_have_mean_0_and_variance_1():
     samples = MultiMelFormat().encode(torch.stack([excerpt(path) for path in MUSIC]))
     assert samples.mean().item() == pytest.approx(0, abs=0.1)

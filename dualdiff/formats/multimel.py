@@ -99,7 +99,9 @@ class MultiMelFormat(AbstractMel):
     @cached_property
     def _short(self) -> SplitStft:
         """The transform of the way back."""
-        lengths = [2 ** math.ceil(math.log2(2 * DECODE_STDS * std)) for std in (self._std, self._bass_std)]
+        config = self.config
+        sides = (self._std, config.n_fft), (self._bass_std, config.bass_n_fft)
+        lengths = [min(2 ** math.ceil(math.log2(2 * DECODE_STDS * std)), n_fft) for std, n_fft in sides]
         return self._split(lengths[0], lengths[1], DECODE_STDS)
 
     @cached_property
