@@ -168,7 +168,8 @@ def test_facts_of_each_game_go_into_the_model(chain: Path) -> None:
     assert any(name.startswith("denoising at sigma") for line in lines for name in line)
     assert len(lines[-1]["noise/u"]) == len(lines[-1]["noise/noise_density"]) == len(lines[-1]["noise/log_sigma"])
     demos = {path.name for path in (chain / "runs" / "unet" / "demos").iterdir()}
-    assert {"00000004-seed0.flac", "00000004-seed0.png", "00000004.txt"} <= demos
+    seeds = {f"00000004-seed{seed}.{kind}" for seed in (0, 1) for kind in ("flac", "png")}
+    assert {*seeds, "00000004.txt"} <= demos
     assert "dualdiff unet train --preview 4" in (chain / "runs" / "unet" / "demos" / "00000004.txt").read_text()
 
 

@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -46,20 +47,24 @@ def killed_after(calls: int, work: Callable[[], None]) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def calls_of(work: Callable[[], None]) -> int:
-    """How many calls of functions the work takes."""
-    count = 0
+def calls_of(work: Callable[[Callable[[], None]], None]) -> tuple[int, int]:
+    """How many calls of functions the work takes until it says that it begins in earnest, and in all."""
+    count, before = 0, 0
 
     def one_more(*_: object) -> None:
         nonlocal count
         count += 1
 
+    def begins() -> None:
+        nonlocal before
+        before = count
+
     sys.setprofile(one_more)
     try:
-        work()
+        work(begins)
     finally:
         sys.setprofile(None)
-    return count
+    return before, count
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -72,22 +77,28 @@ def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(
 ) -> None:
     music = open_project(chain).path(open_project(chain).settings.dataset.folder)
     overrides = [*TINY, f'dataset.folder="{music}"', f"{network}.train.num_workers={workers}"]
-    overrides += [f"{network}.train.{key}" for key in ("grad_accum_steps=2", "validate_every=2", "report_every=2")]
-    project = open_project(chain, [*overrides, f"{network}.train.save_every=2"])
+    lengths = ("steps=9", "grad_accum_steps=2", "validate_every=4", "report_every=2", "save_every=2")
+    project = open_project(chain, [*overrides, *(f"{network}.train.{length}" for length in lengths)])
 
-    def train(folder: Path) -> None:
+    def train(folder: Path, begins: Callable[[], None] = lambda: None) -> None:
         job = PREPARE[network](project, folder).job
         job.run.open()
         loop = job.loop(with_micro_batch(job))
         loop.objective = Unheard(loop.objective)
+        begins()
         loop.fit()
 
-    calls = calls_of(lambda: train(tmp_path / "straight"))
-    moments = random.Random(f"{network} {workers}")
-    for _ in range(KILLS):
-        killed_after(moments.randrange(calls // 2, calls), lambda: train(tmp_path / "killed"))
+    before, calls = calls_of(lambda begins: train(tmp_path / "straight", begins))
+    straight, moments, kills = state_of(tmp_path / "straight"), random.Random(f"{network} {workers}"), 0
+    assert {"metrics.jsonl", "0.100-00000008.safetensors"} < straight.keys()
+    while kills < KILLS:
+        if killed_after(moments.randrange(before, calls), lambda: train(tmp_path / "killed")):
+            kills += 1
+        else:  # it got to its end, and is killed again from its start
+            assert state_of(tmp_path / "killed") == straight
+            shutil.rmtree(tmp_path / "killed")
     train(tmp_path / "killed")
-    assert state_of(tmp_path / "killed") == state_of(tmp_path / "straight")
+    assert state_of(tmp_path / "killed") == straight
 
 
 def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:

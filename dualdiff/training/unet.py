@@ -18,7 +18,7 @@ from dualdiff.store import SIGMA_DATA, LatentSpace, Model, VAEModel
 from dualdiff.training.objective import Loss, Place
 from dualdiff.training.plan import scaled
 from dualdiff.training.run import RECORD_NAME
-from dualdiff.training.watch import write_preview
+from dualdiff.training.watch import PREVIEWED, write_preview
 from dualdiff.types import Latents, Sigma
 
 VALIDATION_SIGMAS = (0.05, 0.2, 0.8, 3.0, 12.0)
@@ -151,11 +151,14 @@ class UNetObjective:
         return torch.cat([self._error(*part)[0] for part in parts]).cpu()
 
     def preview(self, folder: Path, name: str) -> list[Path]:
-        """One clip of fixed seed for the first game, as `generate` would write it."""
+        """A clip of each of a few fixed seeds, for one game after another, as `generate` would write them."""
         model = Model(self.vae_model, self.model, self.space, self.games, "in training", {})
         pipeline = Pipeline(model, self.model.positions.device)
-        clip = pipeline.generate({self.games[0]: 1.0}, length_s=PREVIEW_S, seed=0)
-        return [write_preview(folder / f"{name}-seed0.flac", clip.waveform, clip.sample_rate)]
+        paths = []
+        for seed in range(PREVIEWED):
+            clip = pipeline.generate({self.games[seed % len(self.games)]: 1.0}, length_s=PREVIEW_S, seed=seed)
+            paths.append(write_preview(folder / f"{name}-seed{seed}.flac", clip.waveform, clip.sample_rate))
+        return paths
 
 
 def held_out_losses(run_folder: Path) -> dict[str, float]:

@@ -15,7 +15,7 @@ from dualdiff.losses.spectral import SpectralLoss2d, SpectralLossConfig, pointwi
 from dualdiff.losses.spectral1d import SpectralLoss1d, SpectralLoss1dConfig
 from dualdiff.models.vae import VAE
 from dualdiff.training.objective import Loss, Place
-from dualdiff.training.watch import write_preview
+from dualdiff.training.watch import PREVIEWED, write_preview
 from dualdiff.types import Latents, Sample, Waveform
 
 VALIDATED_AT_ONCE = 4
@@ -118,15 +118,23 @@ class VAEObjective:
         return {}
 
     def preview(self, folder: Path, name: str) -> list[Path]:
-        """One held-out crop: the original, and what comes back through the VAE and the format."""
+        """Held-out crops, each of another game if it can be: the original, and what comes back."""
         if self.held_out is None:
             return []
-        waveform = self._held_out_waveform()[:1]
-        back = self.format.decode(self.model.vae.decode(self.model.vae.encode(self.format.encode(waveform))), seed=0)
-        return [
-            write_preview(folder / f"{name}-{kind}.flac", audible[0], self.format.sample_rate)
-            for kind, audible in (("original", waveform), ("through-vae", back))
+        of_a_game = [
+            number for number, game in enumerate(self.held_out_games) if game not in self.held_out_games[:number]
         ]
+        chosen = sorted([*of_a_game, *(set(range(len(self.held_out))) - set(of_a_game))][:PREVIEWED])
+        paths = []
+        for number, crop in enumerate(chosen, start=1):
+            waveform = self._held_out_waveform()[crop : crop + 1]
+            back = self.format.decode(
+                self.model.vae.decode(self.model.vae.encode(self.format.encode(waveform))), seed=0
+            )
+            for kind, audible in (("original", waveform), ("through-vae", back)):
+                path = folder / f"{name}-track{number}-{kind}.flac"
+                paths.append(write_preview(path, audible[0], self.format.sample_rate))
+        return paths
 
     def _held_out_waveform(self) -> Waveform:
         held_out = self.held_out.to(self.model.vae.positions.device) if self.held_out else None

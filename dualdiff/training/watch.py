@@ -15,6 +15,9 @@ from dualdiff.types import Waveform
 
 log = logging.getLogger(__name__)
 
+PREVIEWED = 2
+"""Held-out tracks, or seeds, that each preview lets one hear."""
+
 
 class TensorBoard:
     """Writes a run's `tb/`, which may be thrown away without loss: where it cannot be written, training goes on."""
