@@ -108,12 +108,39 @@ def test_a_finished_run_names_the_next_stage(tmp_path):
     assert inspect(make_run(tmp_path / "vae", steps=10)).next == "dualdiff encode"
 
 
-def test_a_broken_record_is_named_by_line(tmp_path):
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [('{"step": 20, "lo', "is not JSON"), ("[20]", "is no record"), ('{"loss": 1}', "is no record")],
+)
+def test_a_broken_record_is_named_by_line(tmp_path, line, problem):
     folder = make_run(tmp_path / "vae")
     with open(folder / "metrics.jsonl", "a") as file:
-        file.write('{"step": 20, "lo')
-    with pytest.raises(DataError, match=r"metrics\.jsonl, line 4 is not JSON"):
+        file.write(line)
+    assert inspect(folder).sheets[0].rows == [("loss", 0.9, 0.5, 0.7, 15)], "what is being written is not there yet"
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write("\n")
+    with pytest.raises(DataError, match=rf"metrics\.jsonl, line 4 {problem}"):
         inspect(folder)
+
+
+def test_a_run_by_hours_tells_the_steps_that_are_planned(tmp_path):
+    folder = make_run(tmp_path / "vae", steps=1000)
+    Run(folder, {}, "").update_plan({"steps": 10, "spent_s": 3.0})
+    found = inspect(folder)
+    assert found.facts["steps planned"] == 10
+    assert found.next == "dualdiff encode"
+
+
+def test_a_learned_way_back_goes_on_by_its_own_command(tmp_path):
+    Run(tmp_path / "phase", {"network": "phase", "config": {}}, "[phase.train]\nsteps = 9\n").open()
+    found = inspect(tmp_path / "phase")
+    assert (found.facts["steps planned"], found.next) == (9, "dualdiff format train")
+
+
+def test_a_copy_of_a_checkpoint_beside_the_others_is_left_out(tmp_path):
+    folder = make_run(tmp_path / "vae")
+    (folder / "checkpoints" / "00000010 copy").mkdir()
+    assert inspect(folder).facts["checkpoints"] == [10]
 
 
 def test_audio_has_its_measures(music):

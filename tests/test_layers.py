@@ -202,3 +202,47 @@ def test_a_block_is_its_formula() -> None:
     scale = 1 + 0.5 * block.modulation(embedding)[:, :, None, None]  # type: ignore[misc]
     branch = block.conv2(mp_silu(block.conv1(mp_silu(trunk)) * scale))
     assert torch.allclose(block(x, embedding), mp_sum(trunk, branch, 0.3), atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "resample"), [("encoder", "down"), ("decoder", "up")])
+@pytest.mark.parametrize("rows", [True, False])
+def test_a_block_that_resamples_is_the_plain_block_of_means_or_of_repeats(kind: str, resample: str, rows: bool) -> None:
+    torch.manual_seed(0)
+    block = Block(4, 6, kind, resample=resample, rows=rows)  # type: ignore[arg-type]
+    plain = Block(4, 6, kind, rows=rows)  # type: ignore[arg-type]
+    plain.load_state_dict(block.state_dict())
+    x = torch.randn(2, 4, 8, 6)
+    if resample == "down":
+        pairs = x.unflatten(3, (3, 2)).mean(4)
+        made = pairs.unflatten(2, (4, 2)).mean(3) if rows else pairs
+    else:
+        made = x.repeat_interleave(2, 3)
+        made = made.repeat_interleave(2, 2) if rows else made
+    assert torch.allclose(block(x), plain(made), atol=1e-5)
+
+
+def test_activations_are_clamped_where_bfloat16_would_lose_them() -> None:
+    torch.manual_seed(0)
+    block = Block(4, 4, "decoder")
+    y = block(torch.randn(1, 4, 8, 8) * 1e5)
+    assert (y.max().item(), y.min().item()) == (256.0, -256.0)
+    assert block(torch.randn(1, 4, 8, 8)).abs().max() < 256
+
+
+@pytest.mark.parametrize("along", ["plane", "row", "column"])
+def test_attention_with_several_heads_follows_its_formula_position_by_position(along: str) -> None:
+    torch.manual_seed(0)
+    attend = Attention(8, 4, along)  # type: ignore[arg-type]
+    assert attend.heads == 2
+    x = torch.randn(2, 8, 3, 4)
+    qkv = attend.qkv(x).view(2, 3, 2, 4, 3, 4)  # example, q or k or v, head, channel, row, column
+    q, k, v = (unit(qkv[:, part], 2) for part in range(3))
+    expected = torch.zeros(2, 2, 4, 3, 4)
+    for row in range(3):
+        for column in range(4):
+            seen = {"plane": (slice(None), slice(None)), "row": (row, slice(None)), "column": (slice(None), column)}
+            keys, values = (part[(..., *seen[along])].flatten(3) for part in (k, v))
+            scores = torch.einsum("bhc,bhcp->bhp", q[..., row, column], keys) / math.sqrt(4)
+            expected[..., row, column] = torch.einsum("bhp,bhcp->bhc", scores.softmax(-1), values)
+    wanted = mp_sum(x, attend.out(expected.view(2, 8, 3, 4)), 0.3)
+    assert torch.allclose(attend(x), wanted, atol=1e-5)

@@ -151,19 +151,68 @@ def test_accumulation_splits_a_batch_without_changing_what_it_means(tmp_path: Pa
 def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="stopped after step 3 of 12") as raised:
         fit(tmp_path / "run", Toy(stop_at=2))
+    assert Run(tmp_path / "run", IDENTITY, "").checkpoints() == [3]
     assert "same command" in raised.value.hint
     assert raised.value.exit_code == 130
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
-    with pytest.raises(DualdiffError, match=r"step 6 of .*loss.*example 20") as raised:
-        fit(tmp_path / "run", Toy(poison_at=5))
-    assert "step 5 is saved" in raised.value.hint
-    found = Run(tmp_path / "run", IDENTITY, "").load(("model",))
+class Steep(Toy):
+    """Its loss stays finite at a step, but its gradient does not."""
+
+    def loss(self, batch: Batch, place: Place) -> Loss:
+        loss = super().loss(batch, place)
+        if place.step != self.poison_at:
+            return loss
+        weight = next(self.model.parameters())
+        return Loss((weight - weight.detach()).abs().sqrt().mean(), loss.terms)  # 0, with an endless slope
+
+
+@pytest.mark.parametrize(("kind", "what"), [(Toy, "loss, gradient_norm"), (Steep, "gradient_norm")])
+def test_what_is_not_finite_stops_before_the_update_with_state_and_batch_saved(
+    tmp_path: Path, kind: type[Toy], what: str
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(DualdiffError, match=rf"step 6 of .*: {what} is not a finite number; .*example 20") as raised:
+        fit(run, kind(poison_at=5), grad_accum_steps=2)
+    assert "nothing was updated and step 5 is saved" in raised.value.hint
+    fit(tmp_path / "straight", steps=5, grad_accum_steps=2)
+    groups = ("model", "optimizer", "ema")
+    found, wanted = (Run(folder, IDENTITY, "").load(groups) for folder in (run, tmp_path / "straight"))
     assert found is not None
-    assert found.step == 5
-    assert all(tensor.isfinite().all() for tensor in found.groups["model"].values())
+    assert wanted is not None
+    assert found.step == wanted.step == 5
+    for group in groups:
+        assert all(torch.equal(found.groups[group][name], tensor) for name, tensor in wanted.groups[group].items()), (
+            group
+        )
+    failure = json.loads((run / "failure.json").read_text())
+    assert failure["step"] == 6
+    assert failure["batch"] == [f"example {number}" for number in range(20, 24)]
+    assert failure["values"]["gradient_norm"] in ("nan", "inf")
+    fit(run, grad_accum_steps=2)  # what is mended goes on, as if nothing had been
+    fit(tmp_path / "whole", grad_accum_steps=2)
+    after, whole = state_of(run), state_of(tmp_path / "whole")
+    assert {name: after[name] for name in whole} == whole
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_stops_at_once_without_saving(tmp_path: Path, kind: signal.Signals) -> None:
+    class Impatient(Toy):
+        def loss(self, batch: Batch, place: Place) -> Loss:
+            if place.step == 6:
+                os.kill(os.getpid(), kind)
+                os.kill(os.getpid(), kind)
+            return super().loss(batch, place)
+
+    before = signal.getsignal(kind)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", Impatient())
+    assert Run(tmp_path / "run", IDENTITY, "").checkpoints() == [4]
+    assert signal.getsignal(kind) == before
+    fit(tmp_path / "run")
+    fit(tmp_path / "straight")
+    assert state_of(tmp_path / "run") == state_of(tmp_path / "straight")
 
 
 def test_a_batch_that_does_not_split_among_the_processes_is_refused(tmp_path: Path) -> None:
@@ -269,6 +318,14 @@ def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
         file.write('garbage\n["not", "a", "line"]\n')
     fit(tmp_path / "run", steps=5)  # what cannot be read of the record is dropped, like what is written again
     assert all(json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    weights = tmp_path / "run" / "checkpoints" / "00000005" / "optimizer.safetensors"
+    whole = weights.read_bytes()
+    for cut in (0, 7, len(whole) // 2, len(whole) - 1):
+        weights.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=r"00000005.optimizer.safetensors cannot be read") as raised:
+            fit(tmp_path / "run", steps=6)
+        assert raised.value.hint == f"remove the folder {weights.parent} to go on from the checkpoint of step 4"
+    weights.write_bytes(whole)
     (tmp_path / "run" / "checkpoints" / "00000005" / "state.json").write_text("[]")
     with pytest.raises(DataError, match=r"00000005.state.json does not describe a checkpoint"):
         fit(tmp_path / "run", steps=6)

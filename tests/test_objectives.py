@@ -63,7 +63,7 @@ class Listening:
 
 
 def asked(objective: UNetObjective, cuts: int, step: int = 5) -> Listening:
-    """What a whole step asks of the denoiser when its batch is cut into so many parts, over processes and micro-batches."""
+    """What a whole step asks of the denoiser when its batch is cut into so many parts, of whichever processes."""
     objective._denoise = listening = Listening()  # type: ignore[assignment]
     size = BATCH // cuts
     for part in range(cuts):

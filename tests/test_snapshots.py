@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_loop import IDENTITY, fit
+from test_loop import IDENTITY, Toy, fit, settings
 
 from dualdiff.errors import DataError
+from dualdiff.models.layers import MPConv
 from dualdiff.training import snapshots
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.ema import EMA
+from dualdiff.training.preflight import disk_needed
 from dualdiff.training.run import Checkpoint, Run
 
 WIDTHS = TrainConfig().ema_widths
@@ -60,6 +62,32 @@ def test_the_averages_of_a_training_are_rebuilt(tmp_path: Path) -> None:
     assert rebuilt.keys() == wanted.keys()
     for name, tensor in wanted.items():
         assert (rebuilt[name] - tensor).norm() / tensor.norm() < 1e-3
+
+
+class Weighed(Toy):
+    """Has many numbers, and looks after each step at what the run takes on the disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = torch.nn.Sequential(MPConv(4, 512, 0), MPConv(512, 4, 0))
+        self.bytes: list[int] = []
+        self.files: list[int] = []
+
+    def preview(self, folder: Path, name: str) -> list[Path]:
+        sizes = [path.stat().st_size for path in folder.parent.rglob("*.safetensors")]
+        self.bytes.append(sum(sizes))
+        self.files.append(len(list((folder.parent / "ema").glob("*"))))
+        return []
+
+
+def test_what_a_run_takes_on_the_disk_is_bounded_by_what_is_said_before_it(tmp_path: Path) -> None:
+    weighed = Weighed()
+    fit(tmp_path / "run", weighed, steps=170, batch_size=1, save_every=10, preview_every=1)
+    config = settings()
+    needed = disk_needed(sum(parameter.numel() for parameter in weighed.model.parameters()), config)
+    assert needed / 2 < max(weighed.bytes) <= needed
+    assert max(weighed.bytes[100:]) <= max(weighed.bytes[:100]), "it does not grow with the steps"
+    assert set(weighed.files[60:]) == {len(config.ema_widths) * config.keep_ema_snapshots}
 
 
 def test_an_earlier_step_is_rebuilt_from_its_own_snapshots(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """The UNet: sizes, magnitudes, labels, gradients."""
 
+import math
+
 import pytest
 import torch
 
 from dualdiff.models import UNet, UNetConfig
+from dualdiff.models.layers import MPConv
 
 FREQUENCIES = torch.logspace(1.5, 4, 16)
 
@@ -55,6 +58,38 @@ def test_the_embedding_has_unit_magnitude_with_and_without_a_game() -> None:
     games = torch.eye(3)[torch.arange(64) % 3]
     for weights in (games, torch.zeros(64, 3), games * 0.1 + 0.2):
         assert unet.embed(c_noise, weights).square().mean().sqrt().item() == pytest.approx(1, abs=0.1)
+
+
+def test_the_embedding_is_its_formula() -> None:
+    unet = tiny()
+    c_noise, games = torch.tensor([-0.5, 0.3, 1.1]), torch.tensor([[0.7, 0.3, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+
+    def rows(layer: MPConv) -> torch.Tensor:
+        return layer.weight / layer.weight.norm(dim=1, keepdim=True)
+
+    noise = unet.noise_features(c_noise) @ rows(unet.noise_embedding).T
+    rms = games.square().mean(1, keepdim=True).sqrt()
+    label = (games / rms.clamp_min(1e-9)) @ rows(unet.label_embedding).T
+    label[2] = rows(unet.null_embedding)[0] * math.sqrt(32)
+    mixed = (noise + label) / math.sqrt(2)
+    expected = mixed * mixed.sigmoid() / 0.596
+    assert torch.allclose(unet.embed(c_noise, games), expected, atol=2e-3)  # the 1e-4 beside each norm
+
+
+def test_the_body_sees_the_input_the_octave_and_ones() -> None:
+    unet, seen = tiny(), []
+    unet.encoder[0].register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    x, c_noise, games = inputs()
+    unet(x, c_noise, games)
+    assert seen[0].shape == (2, 6, 16, 8)
+    assert torch.equal(seen[0][:, :4], x)
+    assert torch.equal(seen[0][:, 5], torch.ones(2, 16, 8))
+    assert torch.allclose(seen[0][0, 4, :, 0], torch.linspace(-1, 1, 16) * 1.627, atol=1e-3)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    without = tiny(frequency_position=False)
+    without.encoder[0].register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    without(x, c_noise, games)
+    assert not seen[1][:, 4].any()
 
 
 def test_along_time_alone_rows_are_channels_and_columns_see_their_neighbours_only() -> None:

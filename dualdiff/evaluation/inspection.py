@@ -102,16 +102,17 @@ def inspect_project(folder: Path) -> Finding:
 def inspect_run(folder: Path, around: Around) -> Finding:
     """A training run: how far it is, and how its measures went."""
     state = read_json(folder / "state.json")
-    if not isinstance(state, dict) or "dualdiff_run" not in state:
+    if not isinstance(state, dict) or "dualdiff_run" not in state or not isinstance(state.get("identity"), dict):
         raise DataError(f"{folder} holds a state.json that is not of a dualdiff run", "check the path")
     network = state["identity"].get("network", "")
-    steps = _planned_steps(folder / "config.toml", network)
-    done = state["checkpoint"] or 0
+    steps = _planned_steps(folder, network)
+    checkpoints = sorted(int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit())
+    done = max(checkpoints, default=0)
     facts = {
         "trains": network,
         "steps done": done,
         "steps planned": steps,
-        "checkpoints": [int(path.name) for path in sorted(folder.glob("checkpoints/[0-9]*"))],
+        "checkpoints": checkpoints,
         "weight averages": len(list(folder.glob("ema/*.safetensors"))),
         "bytes": _size(folder),
         **{key: value for key, value in state["identity"].items() if key not in ("network", "config")},
@@ -135,7 +136,7 @@ def inspect_run(folder: Path, around: Around) -> Finding:
         facts=facts,
         sheets=[sheet for sheet in (measures, _run_origins(state["identity"], around), identity) if sheet.rows],
         charts=lambda: [*curves(series), *noise_charts(folder / "metrics.jsonl")],
-        next=done_next if done >= steps else f"dualdiff {network} train",
+        next=done_next if done >= steps else f"dualdiff {'format' if network == 'phase' else network} train",
     )
 
 
@@ -150,24 +151,45 @@ def _run_origins(identity: Mapping[str, Any], around: Around) -> Sheet:
     return ancestry(rows)
 
 
-def _planned_steps(path: Path, network: str) -> int:
+def _planned_steps(folder: Path, network: str) -> int:
+    """How many steps a run is to take: those that `--hours` has planned, else those of its settings."""
+    path = folder / "plan.json"
+    plan = read_json(path) if path.is_file() else {}
+    if isinstance(plan, dict) and isinstance(plan.get("steps"), int):
+        return int(plan["steps"])
+    path = folder / "config.toml"
     table: Any = parse_toml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else {}
     return int(table.get(network, {}).get("train", {}).get("steps", 0))
+
+
+def read_record(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's record; one that is being written, or that a kill cut short, is not there yet.
+
+    Raises:
+        DataError: a line is no record of a step.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number} is not JSON", "take the line out") from error
+        if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+            raise DataError(f"{path}, line {number} is no record of a step", "take the line out")
+        found.append(values)
+    return found
 
 
 def read_measures(path: Path) -> dict[str, list[tuple[int, float]]]:
     """The measures of a run, each as (step, value) in the order of the steps; none if there is no such file.
 
     Raises:
-        DataError: a line is not JSON.
+        DataError: see `read_record`.
     """
     series: dict[str, list[tuple[int, float]]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number} is not JSON", "take the line out") from error
+    for values in read_record(path):
         for name, value in values.items():
             if name != "step" and isinstance(value, int | float):
                 series.setdefault(name, []).append((values["step"], float(value)))
@@ -189,8 +211,7 @@ def curves(series: Mapping[str, Sequence[tuple[int, float]]]) -> list[Chart]:
 
 def noise_charts(path: Path) -> list[Chart]:
     """The noise law and u(sigma) over ln sigma, at the first, a middle and the last validation of a run."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    known = [line for line in lines if "noise/log_sigma" in line]
+    known = [line for line in read_record(path) if "noise/log_sigma" in line]
     shown = [known[index] for index in sorted({0, len(known) // 2, len(known) - 1})] if known else []
     titles = {"noise/noise_density": "noise law over ln sigma", "noise/u": "u over ln sigma"}
     return [

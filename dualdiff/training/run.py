@@ -159,11 +159,15 @@ class Run:
         if not steps:
             return None
         folder = self.folder / "checkpoints" / f"{steps[-1]:08d}"
-        state = read_json(folder / "state.json")
+        before = f"of step {steps[-2]}" if len(steps) > 1 else "before: there is none, so from the start"
+        hint = f"remove the folder {folder} to go on from the checkpoint {before}"
+        try:
+            state = read_json(folder / "state.json")
+            tensors = {group: load_tensors(folder / f"{group}.safetensors") for group in groups}
+        except DataError as error:
+            raise DataError(error.message, hint) from error
         if not isinstance(state, dict):
-            hint = f"remove {folder} to go on from the checkpoint before"
             raise DataError(f"{folder / 'state.json'} does not describe a checkpoint", hint)
-        tensors = {group: load_tensors(folder / f"{group}.safetensors") for group in groups}
         return Checkpoint(steps[-1], tensors, {key: value for key, value in state.items() if key != "step"})
 
     def save_snapshots(self, step: int, averages: Mapping[float, Mapping[str, Tensor]], keep: int) -> None:
