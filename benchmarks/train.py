@@ -1,11 +1,13 @@
 """How fast a training is: samples and FLOP a second, against bare operations measured in the same run.
 
-    python benchmarks/train.py [--preset nano ...] > benchmarks/train.md
+    python benchmarks/train.py [--preset nano ...] [--samples 1] > benchmarks/train.md
 
 For each preset the UNet is trained by the real loop on crops of random latents, of the shape that the settings ask for.
 Between its steps all that they are compared with is measured, so that what else the machine does changes both alike:
 forward and backward alone; the update alone (optimizer, renormalisation, averages); the largest convolution of the
-network, forward and backward; a matrix product of 2048 x 2048. FLOP are counted by torch. What does not come with each
+network, forward and backward; a matrix product of 2048 x 2048. FLOP are counted by torch. Where a device takes minutes
+for a preset's whole batch, `--samples` measures steps of fewer; the share of the update is then larger than it would
+be, and that of a whole batch is told besides. What does not come with each
 step (snapshots of the averages, checkpoints) is timed on its own, and told as a share of the preset's whole training.
 """
 
@@ -50,7 +52,7 @@ from dualdiff.training.unet import UNetObjective
 
 GAMES, ROWS, COLUMN_S = 4, 32, 0.064
 SIDE = 2048
-WARM_UP, STEPS = 2, {"nano": 60, "small": 5, "seed": 5}
+WARM_UP, STEPS = 2, {"nano": 60, "small": 10, "seed": 5}
 """Steps that are not counted, and steps in all."""
 
 
@@ -155,10 +157,11 @@ class Between:
         self._resumed_s = time.perf_counter()
 
 
-def measured(name: str, steps: int) -> dict[str, object]:
-    """The figures of one preset."""
+def measured(name: str, steps: int, samples: int | None = None) -> dict[str, object]:
+    """The figures of one preset, of steps of its batch or of `samples`."""
     settings, device = preset(name), select_device()
-    config, dtype = settings.unet_train, select_precision("auto", device)
+    whole, dtype = settings.unet_train, select_precision("auto", device)
+    config = replace(whole, batch_size=samples, grad_accum_steps=1) if samples else whole
     columns = int(config.crop_s / COLUMN_S) // 8 * 8
     torch.manual_seed(0)
     unet = UNet(settings.unet, channels=4, games=GAMES, frequencies=torch.logspace(1.5, 4, ROWS)).to(device)
@@ -202,9 +205,11 @@ def measured(name: str, steps: int) -> dict[str, object]:
     medians = {kind: statistics.median(values) for kind, values in between.found.items()}
     step_s, accum = medians["step"], config.grad_accum_steps
     convolution, product = 6 * largest.work / medians["convolution"], 2 * SIDE**3 / medians["product"]
-    snapshots = sum(map(is_due, range(1, config.steps + 1)))
-    saving_s = snapshots * snapshot_s + config.steps // config.save_every * save_s
+    snapshots = sum(map(is_due, range(1, whole.steps + 1)))
+    saving_s = snapshots * snapshot_s + whole.steps // whole.save_every * save_s
     passes, update = accum * medians["pass"] / step_s, medians["update"] / step_s
+    batches = whole.batch_size / config.batch_size
+    whole_s = batches * (step_s - medians["update"]) + medians["update"]
     return {
         "preset": name,
         "numbers": str(dtype).removeprefix("torch."),
@@ -217,9 +222,10 @@ def measured(name: str, steps: int) -> dict[str, object]:
         "of a matrix product": f"{flop / step_s / product:.0%} of {product / 1e9:.0f}",
         "forward and backward": f"{passes:.1%}",
         "optimizer, renormalisation, averages": f"{update:.1%}",
+        "the same, of a step of the whole batch": f"{medians['update'] / whole_s:.1%} of {whole_s:.3g} s",
         "all else": f"{max(0.0, 1 - passes - update):.1%}",
-        "snapshots and checkpoints, of the whole training": f"{saving_s / (config.steps * step_s + saving_s):.1%} "
-        f"({snapshots} of {snapshot_s:.2f} s, {config.steps // config.save_every} of {save_s:.2f} s)",
+        "snapshots and checkpoints, of the whole training": f"{saving_s / (whole.steps * whole_s + saving_s):.1%} "
+        f"({snapshots} of {snapshot_s:.2f} s, {whole.steps // whole.save_every} of {save_s:.2f} s)",
         "peak memory, MiB": f"{memory_bytes(device) / 2**20:.0f}",
         "cores used by others": f"{others:.0%}",
     }
@@ -241,13 +247,14 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", action="append", choices=list(STEPS))
+    parser.add_argument("--samples", type=int, help="a step, instead of the preset's whole batch")
     arguments = parser.parse_args()
     device = select_device()
     what = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"# The speed of training\n\n{datetime.date.today().isoformat()}, device {device} ({what}), ", end="")
     print(f"{os.cpu_count()} CPU cores ({torch.backends.cpu.get_cpu_capability()}), torch {torch.__version__}.")
     print(f"`python {' '.join(sys.argv)}`: the UNet, medians over steps.\n")
-    columns = [measured(name, STEPS[name]) for name in arguments.preset or ["nano"]]
+    columns = [measured(name, STEPS[name], arguments.samples) for name in arguments.preset or ["nano"]]
     for number, key in enumerate(columns[0]):
         print(f"| {key} | {' | '.join(str(column[key]) for column in columns)} |")
         if number == 0:

@@ -1,10 +1,12 @@
 """What each choice of the VAE is worth, on held-out tracks: nano size, the same time for each, several seeds.
 
     python benchmarks/vae.py [--seconds 90] [--seeds 3] [--work FOLDER] > benchmarks/vae.md
+    python benchmarks/vae.py --seconds 360 --seeds 1 --only "r = 8" "point-wise" --results benchmarks/vae-long.jsonl
 
 Each variant is trained for as many steps as fit into the same seconds of one core, by the pace of its first steps.
-Seconds are of processor time on one thread, so that what else the machine does changes nothing. Results go into
-benchmarks/vae.jsonl, one line a training: started again, the script goes on where it was.
+Seconds are of processor time on one thread, so that what else the machine does changes little. Results go into
+benchmarks/vae.jsonl, one line a training: started again, the script goes on where it was. A longer training of fewer
+variants has a file of results of its own.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -77,10 +80,10 @@ def measured(project: Project) -> dict[str, float]:
     return {**{f"format {name}": value for name, value in alone.metrics.items()}, **through.metrics}
 
 
-def trials(seeds: int) -> list[Trial]:
-    """Each variant once, with each seed."""
+def trials(seeds: int, only: Sequence[str] = ()) -> list[Trial]:
+    """Each variant once, with each seed; of some variants, in the order they are named."""
     variants = {name: settings for study in STUDIES.values() for name, settings in study.items()}
-    return [Trial(name, seed, settings) for seed in range(seeds) for name, settings in variants.items()]
+    return [Trial(name, seed, variants[name]) for seed in range(seeds) for name in only or variants]
 
 
 def table(results: Results) -> str:
@@ -92,6 +95,8 @@ def table(results: Results) -> str:
         alone = " | ".join(f"{results.values('r = 8', f'format {name}')[0]:.3f}" for name in SHOWN)
         lines.append(f"| the format alone | | {alone} |")
         for variant in variants:
+            if not results.values(variant, "steps"):
+                continue
             cells = " | ".join(results.cell(variant, name) for name in SHOWN)
             lines.append(
                 f"| {variant}{' (preset)' if variant == 'r = 8' else ''} | ",
@@ -105,10 +110,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=90.0, help="of one core, to train each variant")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="these, not all; r = 8 among them")
+    parser.add_argument("--results", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "dualdiff-vae-study")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results = Results(Path(__file__).with_suffix(".jsonl"))
+    results = Results(options.results)
 
     def measure(trial: Trial) -> dict[str, float]:
         steps = steps_within(options.seconds, trial, options.work)
@@ -118,7 +125,7 @@ def main() -> None:
         train_vae(project)
         return {"steps": steps, "seconds": options.seconds, **measured(project)}
 
-    results.run(trials(options.seeds), measure)
+    results.run(trials(options.seeds, options.only), measure)
     print("# What each choice of the VAE is worth\n")
     today = datetime.date.today().isoformat()
     print(f"{today}, `python benchmarks/vae.py`: nano size, {options.seconds:g} s of one core to")
