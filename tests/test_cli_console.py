@@ -152,6 +152,11 @@ def test_tables_show_every_cell_whole_when_piped(capsys):
     assert "\x1b" not in out
 
 
+def test_a_title_is_a_line_however_narrow_its_table(capsys):
+    console.table(("a", "b"), [(1, 2)], title="settings of the mix")
+    assert capsys.readouterr().out.startswith("settings of the mix\n")
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(None, ""), (3, "3"), (0.123456, "0.1235"), (12.345, "12.3"), (12345.6, "12,345.6"), ("x", "x")]
 )

@@ -9,7 +9,7 @@ from test_store import write_model
 from dualdiff.data.latents import LatentFile, LatentIndex, LatentTrack, Variant
 from dualdiff.data.ledger import Row, write_ledger
 from dualdiff.errors import DataError
-from dualdiff.evaluation.inspection import curves, inspect
+from dualdiff.evaluation.inspection import Asked, curves, inspect
 from dualdiff.evaluation.modelfolder import parameters_in
 from dualdiff.files import sha256_of
 from dualdiff.store import load_model
@@ -106,6 +106,19 @@ def test_a_measure_and_its_validations_share_a_chart():
 
 def test_a_finished_run_names_the_next_stage(tmp_path):
     assert inspect(make_run(tmp_path / "vae", steps=10)).next == "dualdiff encode"
+
+
+def test_what_comes_next_can_be_run(tmp_path):
+    """Of a phase network, whose commands are those of the format; of a folder whose name has a space; of a track."""
+    own = Run(tmp_path / "phase", {"network": "phase", "config": {}, "seed": 3}, "[phase.train]\nsteps = 20\n")
+    own.open()
+    own.save(Checkpoint(10, {"model": {"w": torch.zeros(3)}}, {}), keep=2)
+    assert inspect(own.folder).next == "dualdiff format train"
+    model = write_model(tmp_path / "my models")
+    assert inspect(model).next == f'dualdiff generate --model "{model}"'
+    write_ledger(tmp_path / "dataset.jsonl", [Row(path="A/1.flac", game="A", state="used", split="train")])
+    track = inspect(tmp_path / "dataset.jsonl", Asked(row="A/1.flac"))
+    assert track.next == f'dualdiff inspect "{tmp_path / "music" / "A" / "1.flac"}"'
 
 
 @pytest.mark.parametrize(

@@ -117,13 +117,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = ""
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     texts = [[text(cell) for cell in row] for row in rows]
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in rows)
         grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in texts:
         grid.add_row(*(Text(cell) for cell in row))
+    if title:  # not Rich's: that would be broken where the table is narrower
+        say(title)
     _console().print(grid)
 
 

@@ -46,6 +46,8 @@ def inspect(
     from dualdiff.evaluation import inspection, report
 
     asked = inspection.Asked(project=project, model=model, row=row, copies=copies)
+    if html:
+        report.require_free(html, force)
     with console.progress("inspect") as progress:
         found = _average(path, ema) if ema is not None else inspection.inspect(path, asked, progress)
     if html:
@@ -61,7 +63,8 @@ def inspect(
         console.say(str(html))
     else:
         _show(found)
-    console.note(f"next: `{found.next}`")
+    if found.next:
+        console.note(f"next: `{found.next}`")
 
 
 def _average(run: Path, ema: str) -> "Finding":

@@ -46,10 +46,13 @@ def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> 
     """
     path = named_model(path)
     if not path.exists():
-        raise DataError(f"there is no {path}", "check the path")
+        raise DataError(f"{path} does not exist", "check the path")
     around = Around.of(path, asked.project, asked.model)
     kinds: Sequence[tuple[bool, Callable[[Path], Finding]]] = (
-        (path.suffix == ".jsonl", lambda file: inspect_row(file, asked.row) if asked.row else inspect_dataset(file)),
+        (
+            path.suffix == ".jsonl",
+            lambda file: inspect_row(file, asked.row, around) if asked.row else inspect_dataset(file),
+        ),
         (path.suffix.lower() in audio.AUDIO_SUFFIXES, lambda file: inspect_audio(file, around, asked.copies, progress)),
         (path.suffix == ".safetensors", lambda file: inspect_latent_file(file)),
         (path.name == SETTINGS_NAME, lambda file: inspect_project(file.parent)),
@@ -129,14 +132,15 @@ def inspect_run(folder: Path, around: Around) -> Finding:
             for name, points in series.items()
         ],
     )
-    done_next = {"vae": "dualdiff encode", "unet": "dualdiff generate"}.get(network, "")
+    group = {"phase": "format"}.get(network, network)
+    done_next = {"phase": "dualdiff format test", "vae": "dualdiff encode", "unet": "dualdiff generate"}
     return Finding(
         kind="run",
         path=folder,
         facts=facts,
         sheets=[sheet for sheet in (measures, _run_origins(state["identity"], around), identity) if sheet.rows],
         charts=lambda: [*curves(series), *noise_charts(folder / "metrics.jsonl")],
-        next=done_next if done >= steps else f"dualdiff {'format' if network == 'phase' else network} train",
+        next=done_next.get(network, "") if done >= steps else f"dualdiff {group} train",
     )
 
 
@@ -349,7 +353,7 @@ def inspect_latent_file(path: Path) -> Finding:
     )
 
 
-def inspect_row(path: Path, track: str) -> Finding:
+def inspect_row(path: Path, track: str, around: Around) -> Finding:
     """One file of a ledger: all that is known of it.
 
     Raises:
@@ -360,12 +364,13 @@ def inspect_row(path: Path, track: str) -> Finding:
         hint = did_you_mean(track, rows) or "name it as the ledger does, from the music folder: game/track"
         raise DataError(f"{path} names no file {track}", hint)
     row = rows[track]
+    music = path.parent / around.setting("dataset", "folder", "music")
     return Finding(
         kind="row of a data set",
         path=path,
         facts=dict(row_pairs(row)),
         notes=[f"It is not used: {row.reason}."] if row.reason else (),
-        next=f'dualdiff inspect "{track}"' if row.state == "used" else "dualdiff dataset scan",
+        next=f'dualdiff inspect "{music / row.source}"' if row.state == "used" else "dualdiff dataset scan",
     )
 
 

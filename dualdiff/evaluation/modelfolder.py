@@ -60,8 +60,14 @@ def inspect_model(folder: Path, around: Around) -> Finding:
         notes=[*said, *_notes(facts, parts)],
         sheets=[sheet for sheet in sheets if sheet.rows],
         charts=partial(_charts, {row[0]: row[2] for row in rows if row[2]}, facts, places),
-        next=f"dualdiff generate --model {folder}" if "unet" in parts else "dualdiff encode",
+        next=_next(folder, parts),
     )
+
+
+def _next(folder: Path, parts: Mapping[str, str]) -> str:
+    if "unet" in parts:
+        return f'dualdiff generate --model "{folder}"'
+    return "dualdiff encode" if "vae" in parts else "dualdiff format test"
 
 
 def _origins(parts: Mapping[str, str], facts: Mapping[str, Any], around: Around) -> Sheet:
