@@ -216,6 +216,8 @@ def _open(path: Path) -> soundfile.SoundFile:
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path} cannot be read: its name is not valid UTF-8", "rename it") from error
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a suffix that means headerless audio
         hint = f"readable are {' '.join(AUDIO_SUFFIXES)}; convert it, or take it out"
         raise DataError(

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from dualdiff import __version__, cli
+from dualdiff.data.ledger import Row, write_ledger
 from dualdiff.errors import ConfigError, DataError, Interrupted, UsageError
 
 
@@ -46,6 +47,20 @@ def test_errors_become_a_line_a_hint_and_a_code(run_cli, monkeypatch, error, cod
     monkeypatch.setattr(cli.app.registered_commands[0], "callback", failing(error))
     outcome = run_cli("init")
     assert (outcome.code, outcome.stdout, outcome.stderr) == (code, "", stderr)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are always text")
+def test_a_name_that_is_no_text_is_no_bug(tmp_path):
+    path = tmp_path / os.fsdecode(b"b\xffd.ogg")
+    path.write_bytes(b"fLaC")
+    command = [sys.executable, "-m", "dualdiff", "inspect"]
+    done = subprocess.run([*command, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "its name is not valid UTF-8\nhint: rename it" in done.stderr
+    folder = path.parent.rename(tmp_path.parent / os.fsdecode(b"\xff"))
+    write_ledger(folder / "dataset.jsonl", [Row(path="A/1.flac", game="A", state="used")])
+    done = subprocess.run([*command, folder / "dataset.jsonl"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "\\udcff" in done.stdout) == (0, True)
 
 
 def test_a_bug_is_called_one_and_shows_its_traceback_only_when_asked(run_cli, monkeypatch):

@@ -3,6 +3,7 @@
 `run` is the border: below it errors are exceptions, above it they are one line and an exit code.
 """
 
+import io
 import os
 import signal
 import sys
@@ -71,6 +72,8 @@ def root(
 def main() -> None:
     """Run the command of this process's arguments and exit with its code; SIGTERM is taken for a Ctrl-C."""
     settle()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does: no name of a file or game is an error
+        sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(sys.argv[1:]))
 
