@@ -13,12 +13,16 @@ from typing import Any
 from dualdiff import audio
 from dualdiff.errors import DataError, DualdiffError, UsageError
 from dualdiff.files import is_file_name, sha256_of, write_json_atomically
+from dualdiff.parts import split_average
 from dualdiff.pipeline import Clip, Pipeline
 from dualdiff.recipe import CHANGED, SIDECAR, Wanted, read_recipe, wanted
 from dualdiff.request import MAX_LENGTH_S, GenerateConfig, Given, Request, Rewrite
 
 LONGEST_NAME = 80
-"""The games' share of a file name, in letters."""
+"""The games' share of a file name or a title, in letters."""
+
+LONGEST_STEM = 200
+"""A file's name without its suffix, in bytes of UTF-8: file systems take 255 for all of it."""
 
 VARIATION_STRENGTH = 0.6
 """How far a variation strays unless said otherwise: most of the form stays, most of the notes change."""
@@ -67,7 +71,9 @@ def given(path: Path, pipeline: Pipeline, length_s: float | None = None, keep: b
     original = waveform if own_rate == rate else audio.read(path, sample_rate=own_rate)
     gain = 10 ** ((wanted_lufs - loudness) / 20)
     loop = info.loop if own_rate == info.sample_rate else None
-    return replace(source, original=audio.below_full_scale(original), original_rate=own_rate, gain=gain, loop=loop)
+    original = audio.below_full_scale(original)
+    loops = info.loop is not None
+    return replace(source, original=original, original_rate=own_rate, gain=gain, loop=loop, loops=loops)
 
 
 def named(requests: Sequence[Request], stem: str = "") -> list[Job]:
@@ -87,7 +93,12 @@ def named(requests: Sequence[Request], stem: str = "") -> list[Job]:
 def _mix(games: Mapping[str, float]) -> str:
     """The games that are asked for, as letters of a file name."""
     slugs = [slug(game) for game, weight in games.items() if weight > 0]
-    return "+".join(slugs)[:LONGEST_NAME].rstrip("-+") or "any"
+    return shortened("+".join(slugs)[:LONGEST_NAME], LONGEST_STEM - 60) or "any"
+
+
+def shortened(stem: str, most: int = LONGEST_STEM) -> str:
+    """As many letters of a file's name as come to so many bytes at most."""
+    return stem.encode()[:most].decode(errors="ignore").rstrip("-+")
 
 
 def slug(text: str) -> str:
@@ -119,11 +130,25 @@ def write_clip(path: Path, clip: Clip, sidecar: bool = False) -> None:
         write_json_atomically(path.with_suffix(SIDECAR), {**finite, "recipe": clip.recipe})
 
 
+def loop_lost(request: Request, clip: Clip) -> list[str]:
+    """Why a clip does not loop though the one that it is made from does, as a line; none where it is not so."""
+    source = request.rewrite.clip if request.rewrite else None
+    if source is None or not source.loops or clip.loop is not None:
+        return []
+    why = "an end of its loop is written anew, or lies beside what is"
+    if request.config.file_format == "mp3":
+        why = "an mp3 file holds none"
+    elif source.loop is None:
+        why = f"it is written at {source.original_rate} Hz, not at its own rate"
+    return [f"the loop points of {source.file} are left out: {why}"]
+
+
 def require_free(paths: list[Path], force: bool) -> None:
     """Refuse, before any work is done, files that exist already and folders that cannot be written to.
 
     Raises:
-        UsageError: a file exists and `force` is not set, or two clips would go into one file.
+        UsageError: a file exists and `force` is not set, two clips would go into one file, or a folder is to be made
+            that is called as a file is.
         DualdiffError: the folder cannot be made or written to.
     """
     twice = [path for path, count in Counter(paths).items() if count > 1]
@@ -131,8 +156,10 @@ def require_free(paths: list[Path], force: bool) -> None:
         raise UsageError(f"two clips would be written to {twice[0].name}", "give each a name of its own")
     taken = [path for path in paths if path.exists()]
     if taken and not force:
-        raise UsageError(f"{taken[0]} exists already", "choose another --seed or --out, or let --force replace it")
+        raise UsageError(f"{taken[0]} exists already", "choose another --name or --out, or let --force replace it")
     for folder in {path.parent for path in paths}:
+        if folder.suffix.lower() in audio.WRITABLE and not folder.exists():
+            raise UsageError(f"{folder} is to be a folder, and has the name of a file", "name the file with --name")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -159,7 +186,11 @@ def again(path: Path, pipeline: Pipeline, file_format: str | None = None) -> Job
     ):
         if made_with != here:
             told = f"{path} was made with {_named(what, made_with)}, this is {_named(what, here)}"
-            raise DataError(told, f"name the folder of that {what} with {flag}" if made_with else f"leave {flag} out")
+            hint = f"name the folder of that {what} with {flag}" if made_with else f"leave {flag} out"
+            (one, average), (other, _) = (split_average(digest) for digest in (str(made_with), here))
+            if one == other:
+                hint = f"say --ema {average}" if average else "leave --ema out"
+            raise DataError(told, hint)
     kind = path.suffix[1:].lower()
     asked = wanted(recipe, str(path), file_format or (GenerateConfig().file_format if kind == SIDECAR[1:] else kind))
     facts, sources = asked.facts, _sources(path, asked, pipeline)
@@ -176,11 +207,13 @@ def again(path: Path, pipeline: Pipeline, file_format: str | None = None) -> Job
         loop=facts.loop,
         intro_s=facts.intro_s,
     )
-    return Job(f"{path.stem}-again", request, recipe)
+    return Job(f"{shortened(path.stem)}-again", request, recipe)
 
 
 def _named(what: str, content_hash: Any) -> str:
-    return f"the {what} {str(content_hash)[:12]}" if content_hash else f"no {what}"
+    digest, average = split_average(str(content_hash))
+    averaged = f" with its weights averaged over {average}" if average else ""
+    return f"the {what} {digest[:12]}{averaged}" if content_hash else f"no {what}"
 
 
 def _sources(path: Path, asked: Wanted, pipeline: Pipeline) -> dict[str, Given]:

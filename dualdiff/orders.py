@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dualdiff import audio
-from dualdiff.clips import VARIATION_STRENGTH, Job, again, given, named, slug
+from dualdiff.clips import LONGEST_STEM, VARIATION_STRENGTH, Job, again, given, named, shortened, slug
 from dualdiff.config import Source, build, plain, setting
 from dualdiff.errors import ConfigError, UsageError
 from dualdiff.files import is_file_name
@@ -37,7 +37,7 @@ MAX_OF_A_SOURCE_S = 600.0
 """A variation lasts as long as its source unless told otherwise, but no longer than this, seconds."""
 
 MAX_STEM = 120
-"""Letters of a file name without its suffix."""
+"""Letters of the name of a varied recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +164,8 @@ def _refuse_together(order: Order) -> None:
             f'--name: "{order["name"]}" is not a file name',
             "a clip goes into the folder of --out: no / and no .. in it",
         )
+    if len(str(order.get("name", "")).encode()) > LONGEST_STEM:
+        raise UsageError(f"--name is longer than {LONGEST_STEM} bytes", "give the clip a shorter name")
 
 
 def _over(config: GenerateConfig, settings: Mapping[str, Any]) -> GenerateConfig:
@@ -263,7 +265,7 @@ def _varied_recipe(order: Order, settings: Mapping[str, Any], numbers: Numbers, 
     )
     requests = [replace(request, seed=request.seed + index) for index in range(numbers.count)]
     changes = "-".join(slug(f"{flag}{_short(value)}") for flag, value in (told or musical).items() if flag != "count")
-    return named(requests, str(order.get("name", f"{path.stem}-{changes}"[:MAX_STEM].rstrip("-"))))
+    return named(requests, str(order.get("name", shortened(f"{path.stem}-{changes}"[:MAX_STEM]))))
 
 
 def _short(value: Any) -> str:

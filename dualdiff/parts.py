@@ -13,6 +13,9 @@ from dualdiff.errors import DataError
 from dualdiff.files import hash_of, read_json, sha256_of, write_json_atomically, write_text_atomically
 from dualdiff.weights import load_tensors, save_tensors
 
+AVERAGED = "+ema"
+"""Stands between the hash of a UNet and the other average of its weights that plays, in what names such a model."""
+
 VERSION = 1
 """The version of the folder's layout; a folder of a newer one is refused."""
 
@@ -63,6 +66,15 @@ def read_part(folder: Path, part: str) -> tuple[dict[str, Any], dict[str, Tensor
                 "files were mixed: make or copy it again",
             )
     return description, weights
+
+
+def split_average(model: str) -> tuple[str, str]:
+    """What names a model that plays: the hash of its UNet, and the average of its weights, if another one plays.
+
+    The average is as `--ema` takes it, such as `0.07@5000`.
+    """
+    digest, _, average = model.partition(AVERAGED)
+    return digest, average
 
 
 def save_part(

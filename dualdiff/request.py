@@ -36,7 +36,7 @@ class GenerateConfig:
     out: str = setting("clips", "the folder that clips are written to")
     length_s: float = setting(45.0, "length of a clip, seconds", minimum=SHORTEST_S, maximum=MAX_LENGTH_S)
     sampler: Literal["dpmpp_2m", "heun", "euler"] = setting("dpmpp_2m", "the sampler")
-    steps: int = setting(20, "steps of the sampler", minimum=1)
+    steps: int = setting(20, "steps of the sampler", minimum=1, maximum=10_000)
     rho: float = setting(
         20.0, "how evenly the steps fall: 1 by noise level, the higher the more by its logarithm", minimum=1
     )
@@ -76,7 +76,9 @@ class Given:
     gain: float = field(default=1.0, compare=False)
     """What brought the original to the format's loudness."""
     loop: tuple[int, int] | None = field(default=None, compare=False)
-    """Where a loop starts in the original and how long it is, samples."""
+    """Where a loop starts in the original and how long it is, samples; None at another rate than the file's own."""
+    loops: bool = field(default=False, compare=False)
+    """Whether the file has loop points."""
 
     @classmethod
     def of(cls, waveform: Waveform, sample_rate: int = 0) -> "Given":

@@ -49,6 +49,15 @@ def test_generate_plays_it_and_its_recipe_says_so(chain: Path, tmp_path: Path, r
     assert "averaged over a relative width of 0.2 at step 4" in outcome.stderr  # type: ignore[attr-defined]
     sidecar = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert "+ema0.2@4" in json.dumps(sidecar)
+    clip = next(tmp_path.glob("*.flac"))
+    again = ["generate", "--from", clip, "--project", chain, "--out", tmp_path / "again"]
+    refused = run_cli(*again).stderr  # type: ignore[attr-defined]
+    assert "with its weights averaged over 0.2@4, this is the model" in refused
+    assert "hint: say --ema 0.2@4" in refused
+    same = run_cli(*again, "--ema", "0.2@4", "--set", "format.phase_iterations=1")
+    assert "the audio is the same" in same.stderr  # type: ignore[attr-defined]
+    shown = run_cli("inspect", clip, "--project", chain, "--no-copies", "--json").stdout  # type: ignore[attr-defined]
+    assert [row["now"] for row in json.loads(shown)["came from"]] == ["as it was"]
 
 
 def test_a_model_whose_run_is_elsewhere_is_refused(chain: Path, tmp_path: Path) -> None:

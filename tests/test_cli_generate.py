@@ -232,6 +232,7 @@ def test_settings_of_a_project_hold_and_flags_go_over_them(run_cli, model, proje
         (["--cfg-interval", "2000:"], 2, "--cfg-interval: cfg_sigma_min = 2000 is not below"),
         (["--name", "../../x"], 2, '--name: "../../x" is not a file name'),
         (["--name", "/tmp/x"], 2, '--name: "/tmp/x" is not a file name'),
+        (["--name", "長" * 70], 2, "--name is longer than 200 bytes"),
         (["--guide", "nowhere"], 3, "nowhere"),
         (["--list", "nowhere.csv"], 3, "nowhere.csv cannot be read"),
         (["--sampler", "eular"], 2, 'did you mean "euler"?'),
@@ -240,6 +241,7 @@ def test_settings_of_a_project_hold_and_flags_go_over_them(run_cli, model, proje
         (["--length", "nan"], 2, "--length: "),
         (["--length", "1e9"], 2, "--length: "),
         (["--steps", "0"], 2, "--steps: "),
+        (["--steps", "100000000"], 2, "--steps: "),
         (["--count", "0"], 2, "--count"),
         (["--seed", "-1"], 2, "--seed"),
         (["--loudness", "5"], 2, "--loudness: "),
@@ -274,6 +276,9 @@ def test_a_folder_that_cannot_be_written_to_is_refused(generate, tmp_path):
     outcome = generate(out="file")
     assert outcome.code == 1
     assert "cannot be written to" in outcome.stderr
+    outcome = generate(out="mine.flac")
+    assert outcome.code == 2
+    assert "name the file with --name" in outcome.stderr
 
 
 def test_a_clip_of_another_model_is_refused(generate, run_cli, tmp_path):

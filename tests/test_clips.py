@@ -40,6 +40,8 @@ def test_names_tell_games_seed_and_index():
     assert named([replace(REQUEST, games={})])[0].name == "any-seed7-00.flac"
     assert named([replace(REQUEST, games={"A": 1.0, "B": 0.0, "C": -0.5})])[0].name == "a-seed7-00.flac"
     assert len(named([replace(REQUEST, games={"../x" * 99: 1.0})])[0].name) < 120
+    long = named([replace(REQUEST, games={"長い" * 99: 1.0, "名": 1.0})])[0].name
+    assert len(long.encode()) < 200, "file systems count bytes"
     assert [job.name for job in named([REQUEST] * 2, "mine")] == ["mine-00.flac", "mine-01.flac"]
     assert named([replace(REQUEST, config=GenerateConfig(file_format="ogg"))], "mine")[0].name == "mine.ogg"
     assert slug("../../Étude: N° 5/..") == "étude-n-5"

@@ -9,7 +9,7 @@ import torch
 from test_store import write_model
 
 from dualdiff import audio
-from dualdiff.clips import given
+from dualdiff.clips import given, loop_lost
 from dualdiff.diffusion.sampler import SAMPLERS
 from dualdiff.edits import FADE_S, limited, morphed, rise, spliced, stretch
 from dualdiff.errors import DataError, UsageError
@@ -120,8 +120,24 @@ def test_a_mended_loop_stays_a_loop(pipeline, tmp_path):
     rewrite = Rewrite(clip=clip, start_s=1.5, end_s=2.25)
     request = Request(rewrite=rewrite, length_s=4.0, config=QUICK)
     assert next(pipeline.render([request])).loop == (RATE, 2 * RATE)
+    mended = next(pipeline.render([request]))
+    assert loop_lost(request, mended) == []
     as_mp3 = replace(request, config=replace(QUICK, file_format="mp3"))
-    assert next(pipeline.render([as_mp3])).loop is None
+    gone = next(pipeline.render([as_mp3]))
+    assert gone.loop is None
+    assert loop_lost(as_mp3, gone) == ["the loop points of loop.wav are left out: an mp3 file holds none"]
+
+
+def test_a_loop_whose_end_is_written_anew_is_said_to_be_none(pipeline, tmp_path):
+    audio.write(tmp_path / "loop.wav", tone(2.0), RATE, loop=(0, 2 * RATE))
+    audio.write(tmp_path / "slow.wav", tone(2.0, 16000), 16000, loop=(0, 32000))
+    audio.write(tmp_path / "no.wav", tone(2.0), RATE)
+    words = {"loop.wav": "an end of its loop", "slow.wav": "written at 32000 Hz, not at its own", "no.wav": ""}
+    for name, why in words.items():
+        clip = given(tmp_path / name, pipeline, keep=True)
+        request = Request(rewrite=Rewrite(clip=clip, start_s=2.0, end_s=2.5), length_s=2.5, config=QUICK)
+        lost = loop_lost(request, next(pipeline.render([request])))
+        assert [name in line and why in line for line in lost] == [True] * bool(why)
 
 
 def test_new_audio_goes_on_in_phase_with_what_is_known():

@@ -65,6 +65,8 @@ def test_a_project_plays_its_own_model(package, run_cli):
     outcome = run_cli("generate", *QUICK)
     assert outcome.code == 3
     assert "models/unet" in outcome.stderr
+    assert "--model nano plays the small one" in outcome.stderr
+    assert run_cli("generate", "--set", "generate.model=nano", "--guide", "nano", *QUICK).code == 0
 
 
 def test_a_model_named_by_set_is_not_replaced(package, run_cli):

@@ -155,8 +155,8 @@ def generate(
     rows = lists.read_list(list_) if list_ else None
     opened, changed = _open(project, {"out": out, "model": model, "guide": guide}, overrides or [])
     config, machine = opened.settings.generate, opened.settings.project
-    worse = opened.path(config.guide) if config.guide else None
-    pipeline = Pipeline.load(opened.path(config.model), machine.device, machine.precision, machine.compile, worse)
+    plays, worse = _model_at(opened, config.model), _model_at(opened, config.guide) if config.guide else None
+    pipeline = Pipeline.load(plays, machine.device, machine.precision, machine.compile, worse)
     if ema is not None:
         pipeline.model = _averaged(pipeline.model, opened.root, ema)
     if rows is None:
@@ -172,15 +172,32 @@ def generate(
             for clip in pipeline.render(batch, progress):
                 job = jobs[done]
                 _write(folder / job.name, clip, picture, sidecar)
-                for line in differences(job.recipe, clip.recipe):
+                for line in [*differences(job.recipe, clip.recipe), *clips.loop_lost(job.request, clip)]:
                     console.note(line)
                 console.say(str(folder / job.name))
                 done += 1
     if any("sweep" in row.order for row in rows or []) or sweep:
-        _show_sweep(jobs, folder, opened.path(config.model))
+        _show_sweep(jobs, folder, plays)
 
 
 PICTURE = ".png"
+
+
+def _model_at(project: "Project", name: str) -> Path:
+    """The folder that a setting names a model by: from the project's, or that of one that travels with dualdiff.
+
+    Raises:
+        DataError: there is none.
+    """
+    from dualdiff.errors import DataError
+    from dualdiff.store import shipped_model
+
+    place = project.path(name)
+    found = place if place.exists() else shipped_model(name)
+    if found is None:
+        small = "; --model nano plays the small one that travels with dualdiff" if shipped_model() else ""
+        raise DataError(f"there is no folder {place}", f"`dualdiff vae train`, then `dualdiff unet train`{small}")
+    return found
 
 
 def _averaged(model: "Model", root: Path, ema: str) -> "Model":
@@ -227,8 +244,10 @@ def _open(project: Path, places: dict[str, Path | None], overrides: list[str]) -
     """
     from dualdiff.config import parse_override
     from dualdiff.settings import open_project
+    from dualdiff.store import named_model
 
-    places = {**places, "model": _meant(project, places["model"], overrides)}
+    guide = places["guide"] and named_model(places["guide"])
+    places = {**places, "guide": guide, "model": _meant(project, places["model"], overrides)}
     pairs = [parse_override(override) for override in overrides]
     changed = {key.removeprefix("generate."): value for key, value in pairs if key.startswith("generate.")}
     changed = {key: value for key, value in changed.items() if key not in places}

@@ -11,7 +11,7 @@ from dualdiff.data.latents import LatentIndex
 from dualdiff.data.ledger import LEDGER_NAME, Row, read_ledger
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.evaluation.finding import Sheet
-from dualdiff.parts import read_model_json
+from dualdiff.parts import read_model_json, split_average
 from dualdiff.store import shipped_model
 
 SETTINGS_NAME = "dualdiff.toml"
@@ -64,7 +64,11 @@ class Around:
         return _parts_in([*([self.model] if self.model else []), *places])
 
     def model_with(self, part: str, digest: str) -> Path | None:
-        """A model folder that holds a part with this hash, and as little else as possible; also what we ship."""
+        """A model folder that holds a part with this hash, and as little else as possible; also what we ship.
+
+        A UNet may be named with another average of its weights.
+        """
+        digest = split_average(digest)[0]
         shipped = shipped_model()
         known = self.models | _parts_in([shipped] if shipped else [])
         able = [place for place, parts in known.items() if parts.get(part) == digest]

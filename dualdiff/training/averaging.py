@@ -7,6 +7,7 @@ from dualdiff.config import plain
 from dualdiff.errors import DataError, UsageError
 from dualdiff.files import read_json
 from dualdiff.models import UNet
+from dualdiff.parts import AVERAGED
 from dualdiff.store import Model, ready
 from dualdiff.training.snapshots import Rebuilt, rebuild
 from dualdiff.weights import load_into, tensors_of
@@ -69,4 +70,4 @@ def with_average(model: Model, run: Path, width: float, step: int | None = None)
     load_into(fresh, {**tensors_of(fresh), **weights}, f"the average of {run}")
     fresh = ready(fresh, model.unet.positions.device, model.unet.compute_dtype)
     load_into(model.unet, tensors_of(fresh), f"the average of {run}")
-    return replace(model, unet_hash=f"{model.unet_hash}+ema{width:g}@{how.step}"), how
+    return replace(model, unet_hash=f"{model.unet_hash}{AVERAGED}{width:g}@{how.step}"), how
