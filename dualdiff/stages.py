@@ -33,6 +33,7 @@ from dualdiff.training.job import Job, make_accelerator, part, train
 from dualdiff.training.preflight import (
     require_design,
     require_hashes,
+    require_same_music,
     require_scale,
     require_sound,
     warn_of_untrained,
@@ -116,6 +117,7 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
         save_vae(model, made, vae, part(weights, "vae."), facts, card, phase_folder(project))
 
     def check() -> None:
+        require_same_music(rows, folder)
         require_sound(source.examples(0, min(CHECKED, config.batch_size)))
 
     job = Job(

@@ -31,7 +31,7 @@ from dualdiff.stages import (
 from dualdiff.store import PRECISION_OF_PHASE, format_hash, save_phase
 from dualdiff.training.job import Job, make_accelerator
 from dualdiff.training.phase import PhaseObjective
-from dualdiff.training.preflight import require_sound
+from dualdiff.training.preflight import require_same_music, require_sound
 
 
 def train_phase(project: Project, progress: Progress = silent, hours: float | None = None) -> TrainResult:
@@ -83,6 +83,7 @@ def prepare_phase(project: Project, run_folder: Path | None = None) -> Prepared:
         save_phase(model, made, network, weights, facts, card)
 
     def check() -> None:
+        require_same_music(rows, folder)
         require_sound(source.examples(0, min(CHECKED, config.batch_size)))
 
     job = Job(

@@ -13,6 +13,7 @@ from dualdiff.models.layers import Block, MPConv, mp_silu, renormalise, unit
 from dualdiff.models.unet import Skipped
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.optimizer import learning_rate, make_optimizer
+from dualdiff.training.vae import kl_to_unit
 
 STEPS = 300
 
@@ -53,6 +54,37 @@ def test_activations_of_every_block_keep_unit_size_over_a_training() -> None:
         losses.append(error.mean().item())
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])  # it did train
     assert len(sizes[0]) == len(unet.encoder) + len(unet.decoder)
+    assert min(map(min, sizes)) > 0.5
+    assert max(map(max, sizes)) < 2
+
+
+def test_so_do_those_of_the_vae() -> None:
+    vae = tiny_vae(base_channels=16, channel_mults=(1, 2))
+    optimizer, generator = make_optimizer(vae), torch.Generator().manual_seed(0)
+    config = TrainConfig(steps=STEPS, learning_rate=0.01, warmup_steps=20, decay_after_steps=100)
+    blocks = [layer for layer in vae.modules() if isinstance(layer, Block)]
+    sizes: list[list[float]] = []
+
+    def watch(_module: nn.Module, _inputs: object, y: Tensor) -> None:
+        sizes[-1].append(y.detach().square().mean().sqrt().item())
+
+    for block in blocks:
+        block.register_forward_hook(watch)
+    losses = []
+    for step in range(1, STEPS + 1):
+        sizes.append([])
+        sample = 2 * textures(4, generator)[:, :2].repeat(1, 1, 2, 1)
+        mode, std = vae.posterior(sample)
+        drawn = vae.draw(mode, std, torch.randn(mode.shape, generator=generator))
+        error = (vae.decode(drawn) - sample).square().mean()
+        optimizer.zero_grad()
+        torch.autograd.backward(error + 0.1 * kl_to_unit(drawn))
+        optimizer.param_groups[0]["lr"] = learning_rate(step, config)
+        optimizer.step()
+        renormalise(vae)
+        losses.append(error.item())
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])  # it did train
+    assert len(sizes[0]) == len(blocks) > 5
     assert min(map(min, sizes)) > 0.5
     assert max(map(max, sizes)) < 2
 

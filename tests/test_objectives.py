@@ -1,25 +1,30 @@
 """What the networks are trained for, against the equations; and that no draw depends on how a batch is cut."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
 import pytest
 import torch
+from conftest import TINY
 from test_unet import tiny
 from test_vae import tiny as tiny_vae
 from torch import Tensor
 
 from dualdiff.data.loader import Batch
 from dualdiff.diffusion.denoiser import Denoiser
-from dualdiff.diffusion.noise import NoiseConfig, make_law
+from dualdiff.diffusion.noise import Learned, LogSech, NoiseConfig, make_law
 from dualdiff.losses.spectral import SpectralLossConfig
 from dualdiff.losses.spectral1d import SpectralLoss1dConfig
+from dualdiff.models.layers import Attention, MPConv
 from dualdiff.seeding import Stream
+from dualdiff.settings import open_project
 from dualdiff.store import SIGMA_DATA, LatentSpace
 from dualdiff.training.objective import Loss, Place
 from dualdiff.training.unet import UNetObjective, UNetObjectiveConfig
 from dualdiff.training.vae import VAEObjective, VAEObjectiveConfig, kl_to_unit
+from dualdiff.trainings import PREPARE
 
 BATCH = 24
 SIGMA_MIN = 0.03
@@ -180,3 +185,31 @@ def test_blocks_and_latents_of_the_vae_are_drawn_by_step_and_by_example() -> Non
     for name in ("reconstruction", "amplitude", "phase", "kl"):
         torch.testing.assert_close(torch.stack([half.terms[name] for half in halves]).mean(), whole.terms[name])
     assert objective.loss(batch, at(0, step=6, total=2)).terms["reconstruction"] != whole.terms["reconstruction"]
+
+
+SWITCHES = (
+    'unet.attention="separable"',
+    "unet.frequency_position=false",
+    "unet.normalise_in_forward=false",
+    'unet.noise.law="log-sech"',
+    "unet.noise.stratified=false",
+)
+
+
+def test_each_switch_of_the_lineage_reaches_the_training(chain: Path, tmp_path: Path) -> None:
+    plain, switched = (
+        PREPARE["unet"](open_project(chain, [*TINY, *switches]), tmp_path / name).job.objective
+        for name, switches in (("plain", ()), ("switched", SWITCHES))
+    )
+    for objective, is_switched in ((plain, False), (switched, True)):
+        assert isinstance(objective, UNetObjective)
+        attending = {layer.along for layer in objective.model.modules() if isinstance(layer, Attention)}
+        assert attending == ({"row", "column"} if is_switched else {"plane"})
+        assert objective.model.positions[:, 0].any() != is_switched
+        assert {layer.normalises for layer in objective.model.modules() if isinstance(layer, MPConv)} == {
+            not is_switched
+        }
+        sigma = objective._sigmas(at(0), BATCH).sort().values
+        assert isinstance(objective._law[1], LogSech if is_switched else Learned)
+        edges = objective._law[1].sigma(torch.linspace(0, 1, BATCH + 1))
+        assert ((edges[:-1] <= sigma) & (sigma <= edges[1:])).all() != is_switched

@@ -17,10 +17,11 @@ from dualdiff.data.loader import Batch
 from dualdiff.errors import ConfigError, DataError
 from dualdiff.models import VAE
 from dualdiff.settings import Project, open_project
-from dualdiff.stages import train_unet
+from dualdiff.stages import train_unet, train_vae, training_rows
 from dualdiff.store import load_vae
 from dualdiff.training.preflight import (
     require_design,
+    require_same_music,
     require_scale,
     require_sound,
     span,
@@ -91,6 +92,27 @@ def test_silent_music_is_refused(chain: Path) -> None:
     with pytest.raises(DataError, match="the first 2 crops of latents are silent"):
         require_scale(still, index)
     require_scale(Batch({"latents": 0.5 * torch.randn(2, 4, 8, 16)}, ["a", "b"]), index)
+
+
+def test_music_that_has_changed_since_the_scan_is_refused_before_the_vae_is_trained(
+    chain: Path, tmp_path: Path
+) -> None:
+    music = tmp_path / "music"
+    shutil.copytree(open_project(chain).path(open_project(chain).settings.dataset.folder), music)
+    rows = training_rows(open_project(chain, TINY))[0]
+    require_same_music(rows, music)
+    shutil.copy(chain / "dualdiff.toml", tmp_path)
+    shutil.copy(chain / "dataset.jsonl", tmp_path)
+    path = music / rows[0].source
+    path.write_bytes(path.read_bytes() + b"\0")
+    project = opened(tmp_path, f'dataset.folder="{music}"')
+    with pytest.raises(DataError, match="has changed since it was scanned") as raised:
+        train_vae(project)
+    assert "dataset scan" in raised.value.hint
+    path.unlink()
+    with pytest.raises(DataError, match="is missing"):
+        train_vae(project)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_files_that_are_not_the_ones_of_the_index_are_refused(trained: Path) -> None:

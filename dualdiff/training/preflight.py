@@ -3,13 +3,16 @@
 import logging
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from dualdiff.data.latents import ENCODE, LatentIndex
+from dualdiff.data.ledger import Row
 from dualdiff.data.loader import Batch
 from dualdiff.errors import DataError, DualdiffError
 from dualdiff.files import sha256_of
@@ -22,11 +25,13 @@ from dualdiff.types import Waveform
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+
 SILENT_DB = -80.0
 """A crop below this has no sound in it."""
 
 HASHED = 3
-"""Files of latents that are compared with their hashes; `dualdiff encode --check` compares all."""
+"""Files of music or latents that are compared with their hashes; `dualdiff encode --check` compares all latents."""
 
 FACTOR_WARNED, FACTOR_REFUSED = 1.5, 4.0
 """How far the size of latents may be from the design, either way."""
@@ -48,6 +53,19 @@ def require_sound(batch: Batch) -> None:
             f"the first {len(batch)} crops are silent: the loudest has {level_db:.0f} dB (from {batch.names[0]} on)",
             "listen to these tracks; `dualdiff dataset scan` leaves out what it finds silent",
         )
+
+
+def require_same_music(rows: Sequence[Row], folder: Path) -> None:
+    """Compare a few tracks below the music `folder` with the hashes that the ledger has of them.
+
+    Raises:
+        DataError: one is missing or differs.
+    """
+    for row in _spread(rows):
+        path = folder / row.source
+        if not path.is_file() or sha256_of(path) != row.sha256:
+            problem = "has changed since it was scanned" if path.is_file() else "is missing"
+            raise DataError(f"{path} {problem}", "`dualdiff dataset scan` brings the ledger up to date")
 
 
 def require_design(index: LatentIndex, vae: VAE) -> None:
@@ -95,13 +113,17 @@ def require_hashes(index: LatentIndex) -> None:
     Raises:
         DataError: one is missing or differs.
     """
-    files = [(track.path, file) for track in index.tracks for file in track.files]
-    for path, file in files[:: max(1, len(files) // HASHED)][:HASHED]:
+    for path, file in _spread([(track.path, file) for track in index.tracks for file in track.files]):
         place = index.folder / file.name
         found = sha256_of(place) if place.is_file() else ""
         if found != file.sha256:
             problem = "is not what was written" if found else "is missing"
             raise DataError(f"{place}, the latents of {path}, {problem}", "`dualdiff encode --check` looks at all")
+
+
+def _spread(whole: Sequence[Item]) -> Sequence[Item]:
+    """A few of many, from first to last."""
+    return whole[:: max(1, len(whole) // HASHED)][:HASHED]
 
 
 @torch.no_grad()
