@@ -4,7 +4,6 @@ An order is a table of flags by their names without dashes; what is not said is 
 by the same code, and an error names the flag, or the file and line of the row.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from dualdiff.errors import ConfigError, UsageError
 from dualdiff.files import is_file_name
 from dualdiff.games import parse_games
 from dualdiff.pipeline import Pipeline
-from dualdiff.request import MAX_INTRO_S, MAX_LENGTH_S, GenerateConfig, Request, Rewrite
+from dualdiff.request import MAX_INTRO_S, MAX_LENGTH_S, SPAN_HINT, GenerateConfig, Request, Rewrite, span_of
 
 Order = Mapping[str, Any]
 """Flags by name: {"game": ["A:0.7", "B:0.3"], "length": 45.0}."""
@@ -199,16 +198,12 @@ def _rewrite(order: Order, pipeline: Pipeline) -> Rewrite:
         lasts_s = clip.original.shape[-1] / clip.original_rate
         return Rewrite(clip=clip, start_s=lasts_s, end_s=lasts_s + more_s)
     path, text = order["inpaint"]
-    low, colon, high = str(text).partition(":")
     lasts_s = audio.probe(path).duration_s
-    try:
-        start_s, end_s = float(low or 0), float(high or lasts_s)
-    except ValueError:
-        start_s, end_s = math.nan, math.nan
-    if not colon or not 0 <= start_s < end_s <= lasts_s:
+    part = span_of(str(text), lasts_s)
+    if part is None:
         problem = f'--inpaint: "{text}" is no range START:END within {path}, which lasts {lasts_s:.2f} s'
-        raise UsageError(problem, "both in seconds, such as 10:15; one may be left out")
-    return Rewrite(clip=given(path, pipeline, keep=True), start_s=start_s, end_s=end_s)
+        raise UsageError(problem, SPAN_HINT)
+    return Rewrite(clip=given(path, pipeline, keep=True), start_s=part[0], end_s=part[1])
 
 
 def _series(request: Request, order: Order, numbers: Numbers, pipeline: Pipeline) -> list[Request]:

@@ -27,6 +27,20 @@ MAX_INTRO_S = 600.0
 """The longest lead-in, seconds."""
 
 
+SPAN_HINT = "both in seconds, such as 10:15; one may be left out"
+"""What to say where a text is no span."""
+
+
+def span_of(text: str, lasts_s: float) -> tuple[float, float] | None:
+    """From when to when a text says, START:END, of what lasts so many seconds; None where it says nothing within."""
+    low, colon, high = text.partition(":")
+    try:
+        start_s, end_s = float(low or 0), float(high or lasts_s)
+    except ValueError:
+        return None
+    return (start_s, end_s) if colon and 0 <= start_s < end_s <= lasts_s else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     """How clips are written unless the command says otherwise."""

@@ -162,6 +162,7 @@ def test_nothing_is_flagged_where_no_rate_can_be_stated(tmp_path):
 def test_a_clip_longer_than_the_tracks_has_more_chances(look):
     short, long = look(tune(7000, 600)), look(tune(7000, 2100))
     assert long.smallest_rate == pytest.approx(3 * short.smallest_rate)
+    assert (short.parts, long.parts) == (1, 3)
     assert long.rate >= min(1.0, 3 * look(tune(7000, 700)).rate)
 
 

@@ -1,6 +1,7 @@
 """What inspect says of clips and folders of clips: recipe, games, copies; and of files that are no good."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from test_store import write_model
 from dualdiff import audio
 from dualdiff.data.latents import LatentFile, LatentIndex, LatentTrack, Variant
 from dualdiff.data.ledger import Row, write_ledger
-from dualdiff.errors import DataError
+from dualdiff.errors import DataError, UsageError
+from dualdiff.evaluation.copies import Copies, Match
 from dualdiff.evaluation.inspection import Asked, inspect
 from dualdiff.evaluation.mix import fit_mix, save_mix
 from dualdiff.evaluation.modelfolder import map_of_games
+from dualdiff.evaluation.sounds import copies_notes
 from dualdiff.files import sha256_of
 from dualdiff.recipe import sealed
 from dualdiff.store import load_model, load_vae
@@ -95,6 +98,36 @@ def test_a_clip_tells_its_games_and_its_nearest_training_passage(project):
     assert "5% takes 19 of them" in few
     assert [type(chart).__name__ for chart in found.charts()] == ["Picture", "Sound", "Bars"]
     assert (project / "latents" / "copies.json").is_file()
+
+
+def test_a_part_of_a_clip_is_heard_alone(project):
+    path = write_clip(project, "parts.flac", 0.3 * melody(220.0, 1, 8.0))
+    whole, found = inspect(path), inspect(path, Asked(part="2:7"))
+    assert "heard, s" not in whole.facts
+    assert (found.facts["heard, s"], found.facts["seconds"]) == ("2 to 7", 8.0)
+    assert found.facts["loudness, LUFS"] != whole.facts["loudness, LUFS"]
+    at_s, track, track_s = sheet(found, "nearest training passages").rows[0][:3]
+    assert (at_s >= 2, track) == (True, "A/1.flac")
+    assert track_s == pytest.approx(at_s, abs=0.3), "told from the start of the clip"
+    for part in ("7:2", "2:9", "2", "x:3"):
+        with pytest.raises(UsageError, match=f'--part: "{part}" is no range START:END'):
+            inspect(path, Asked(part=part))
+    for asked in (Asked(part="1:2"), Asked(row="A/1.flac")):
+        with pytest.raises(UsageError, match="--part is of one audio file|--row names a track"):
+            inspect(project, asked)
+    path.unlink()
+
+
+def test_of_a_clip_too_long_to_tell_its_parts_are_inspected():
+    match = Match(3.0, "audio", "A", "A/1.flac", 5.0, 0.2, 0.5, 1 / 41)
+    long = Copies(0.5, 12 / 41, 12 / 41, False, (match,), 40, 12, 104.0)
+    told, why = copies_notes(long)
+    assert told.endswith("Whether that is chance cannot be told.")
+    assert "12 times as long" in why
+    assert "no passage told from chance; inspect parts of it: --part START:END, up to 104 s each." in why
+    few = copies_notes(replace(long, smallest_rate=0.1, tracks=9, parts=1))
+    assert "hold more tracks out" in few[1], "there, the length is not the reason"
+    assert few[0].endswith("It is not flagged.")
 
 
 def test_a_clip_far_from_any_project_says_what_cannot_be_told(project, tmp_path, monkeypatch):

@@ -24,6 +24,10 @@ def inspect(
         bool | None,
         typer.Option(help="Look for the nearest training passages; of clips, unless said.", show_default=False),
     ] = None,
+    part: Annotated[
+        str,
+        typer.Option(metavar="START:END", help="Of an audio file, listen to these seconds only.", show_default=False),
+    ] = "",
     model: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A model that tells games apart.", show_default=False)
     ] = None,
@@ -45,7 +49,7 @@ def inspect(
     """Say what a path is and what is known of it."""
     from dualdiff.evaluation import inspection, report
 
-    asked = inspection.Asked(project=project, model=model, row=row, copies=copies)
+    asked = inspection.Asked(project=project, model=model, row=row, copies=copies, part=part)
     if html:
         report.require_free(html, force)
     with console.progress("inspect") as progress:

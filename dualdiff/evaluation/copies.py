@@ -132,6 +132,10 @@ class Copies:
     """The nearest passages, nearest first."""
     tracks: int
     """How many tracks that are no copy it was compared with."""
+    parts: int = 1
+    """How often a clip is as long as these tracks: so many times it has the chance to come near."""
+    part_s: float = 0.0
+    """How long they are."""
 
     @property
     def stated_rate(self) -> float:
@@ -152,8 +156,8 @@ class CopyFinder:
         self.index, self.spaces = index, {space.name: space for space in spaces}
         self.calibration = self._stored_calibration(progress)
 
-    def find(self, series: Mapping[str, Tensor], length_s: float) -> Copies:
-        """What a clip of a length may have copied, from its series (D, M) by space.
+    def find(self, series: Mapping[str, Tensor], length_s: float, start_s: float = 0.0) -> Copies:
+        """What a clip of a length may have copied, from its series (D, M) by space; those may start later in it.
 
         Raises:
             DataError: it is shorter than a passage.
@@ -162,16 +166,18 @@ class CopyFinder:
         if not any(len(starts) for starts, _ in found.values()):
             raise DataError(f"it is shorter than {PASSAGE_S:g} s", "what a clip may have copied is told of longer ones")
         known = self.calibration
-        matches = [match for name, own in found.items() for match in self._matches(name, *own)]
+        matches = [match for name, own in found.items() for match in self._matches(name, start_s, *own)]
         matches.sort(key=lambda match: match.scaled)
         # Of a clip longer than the music to compare with, each part is tested: so many chances, so many times the rate.
-        parts = max(1, math.ceil(length_s / max(known.longest_s, PASSAGE_S) - 0.1))
+        part_s = max(known.longest_s, PASSAGE_S)
+        parts = max(1, math.ceil(length_s / part_s - 0.1))
         smallest = min(1.0, parts * known.rate(-math.inf))
         rate = min(1.0, parts * known.rate(matches[0].scaled))
         flagged = rate <= max(STATED_RATE, smallest) <= LARGEST_RATE
-        return Copies(matches[0].scaled, rate, smallest, flagged, tuple(matches[:_SHOWN]), len(known.references))
+        shown, tracks = tuple(matches[:_SHOWN]), len(known.references)
+        return Copies(matches[0].scaled, rate, smallest, flagged, shown, tracks, parts, part_s)
 
-    def _matches(self, name: str, starts_s: Sequence[float], near: Nearest) -> list[Match]:
+    def _matches(self, name: str, start_s: float, starts_s: Sequence[float], near: Nearest) -> list[Match]:
         usual = self.calibration.usual.get(name, 1.0)
         matches = []
         for at_s, distance, number, step in zip(
@@ -181,7 +187,7 @@ class CopyFinder:
                 track = self.index.tracks[number]
                 place_s, scaled = step * self.spaces[name].step_s, distance / usual
                 rate = self.calibration.rate(scaled)
-                matches.append(Match(at_s, name, track.game, track.path, place_s, distance, scaled, rate))
+                matches.append(Match(start_s + at_s, name, track.game, track.path, place_s, distance, scaled, rate))
         return matches
 
     def _stored_calibration(self, progress: Progress) -> Calibration:

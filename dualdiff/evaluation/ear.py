@@ -39,6 +39,8 @@ class Heard:
     shares: Mapping[str, float] = field(default_factory=dict)
     """How much it is like each game; empty where that cannot be told."""
     copies: Copies | None = None
+    part: tuple[float, float] | None = None
+    """From when to when it was listened to, seconds; None: all of it."""
     notes: tuple[str, ...] = ()
     """What could not be told, and what helps."""
 
@@ -51,14 +53,18 @@ class Ear:
         self._vaes: dict[Path, VAEModel] = {}
         self._meters: dict[Path, MixMeter | None] = {}
 
-    def hear(self, path: Path, always: bool = False) -> tuple[Heard, Waveform]:
+    def hear(self, path: Path, always: bool = False, part: tuple[float, float] | None = None) -> tuple[Heard, Waveform]:
         """What is known of a file, and its waveform (C, T); of audio that is no clip the levels only, unless `always`.
+
+        Of a `part`, from when to when in seconds, only that is listened to.
 
         Raises:
             DataError: it is no audio that can be read.
         """
         info = audio.probe(path)
-        waveform = audio.read(path, sample_rate=info.sample_rate)
+        start_s, end_s = part or (0.0, None)
+        length_s = None if end_s is None else end_s - start_s
+        waveform = audio.read(path, sample_rate=info.sample_rate, start_s=start_s, duration_s=length_s)
         notes: list[str] = []
         recipe = _recipe(path, notes)
         shares: dict[str, float] = {}
@@ -67,7 +73,7 @@ class Ear:
             encoded: dict[str, Latents] = {}
             shares = self._shares(recipe, waveform, info.sample_rate, encoded, notes)
             if self._copies:
-                copies = self._find_copies(waveform, info.sample_rate, encoded, notes)
+                copies = self._find_copies(waveform, info.sample_rate, start_s, encoded, notes)
         heard = Heard(
             path=path,
             sha256=sha256_of(path),
@@ -77,6 +83,7 @@ class Ear:
             recipe=recipe,
             shares=shares,
             copies=copies,
+            part=part,
             notes=tuple(notes),
         )
         return heard, waveform
@@ -125,7 +132,7 @@ class Ear:
         return encoded[digest]
 
     def _find_copies(
-        self, waveform: Waveform, rate: int, encoded: dict[str, Latents], notes: list[str]
+        self, waveform: Waveform, rate: int, start_s: float, encoded: dict[str, Latents], notes: list[str]
     ) -> Copies | None:
         try:
             if self.finder is None:
@@ -135,13 +142,15 @@ class Ear:
             series: dict[str, Tensor] = {"latents": into(self._encoded(vae, waveform, rate, encoded))}
             if "audio" in finder.spaces:
                 series["audio"] = fingerprint(waveform, rate)
-            return finder.find(series, waveform.shape[-1] / rate)
+            return finder.find(series, waveform.shape[-1] / rate, start_s)
         except DataError as error:
             notes.append(f"What it may have copied cannot be told: {error.message}.")
             return None
 
     @property
     def _no_finder(self) -> str:
+        if self.around.latents is None and self.around.root is not None:
+            return "What it may have copied cannot be told: the project has no latents; dualdiff encode makes them."
         if self.around.latents is None:
             return "What it may have copied cannot be told without the latents of a project: name one with --project."
         return "What it may have copied cannot be told: the VAE that made the latents is not here; run dualdiff encode."

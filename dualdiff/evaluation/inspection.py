@@ -12,7 +12,7 @@ from dualdiff.config import parse_toml
 from dualdiff.data.latentfile import facts_of
 from dualdiff.data.latents import LatentIndex
 from dualdiff.data.ledger import LEDGER_NAME, read_ledger
-from dualdiff.errors import DataError, did_you_mean
+from dualdiff.errors import DataError, UsageError, did_you_mean
 from dualdiff.evaluation.around import CHANGED, GONE, SAME, SETTINGS_NAME, Around, ancestry
 from dualdiff.evaluation.dataset import inspect_dataset
 from dualdiff.evaluation.finding import Bars, Chart, Finding, Histogram, Lines, Sheet
@@ -36,6 +36,8 @@ class Asked:
     """The track of a ledger that is asked about."""
     copies: bool | None = None
     """Whether to look for copies; None: of clips, but not of other audio."""
+    part: str = ""
+    """From when to when an audio file is listened to, START:END in seconds; empty: all of it."""
 
 
 def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> Finding:
@@ -43,17 +45,27 @@ def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> 
 
     Raises:
         DataError: it does not exist, is nothing of dualdiff's and no audio, or is broken.
+        UsageError: what is asked of it is of another kind of thing.
     """
     path = named_model(path)
     if not path.exists():
         raise DataError(f"{path} does not exist", "check the path")
     around = Around.of(path, asked.project, asked.model)
+    is_audio = path.suffix.lower() in audio.AUDIO_SUFFIXES
+    if asked.row and path.suffix != ".jsonl":
+        raise UsageError("--row names a track of a ledger", "inspect dataset.jsonl with it")
+    if asked.part and not is_audio:
+        raise UsageError("--part is of one audio file", "inspect that file with it")
+
+    def listen(file: Path) -> Finding:
+        return inspect_audio(file, around, asked.copies, progress, asked.part)
+
     kinds: Sequence[tuple[bool, Callable[[Path], Finding]]] = (
         (
             path.suffix == ".jsonl",
             lambda file: inspect_row(file, asked.row, around) if asked.row else inspect_dataset(file),
         ),
-        (path.suffix.lower() in audio.AUDIO_SUFFIXES, lambda file: inspect_audio(file, around, asked.copies, progress)),
+        (is_audio, listen),
         (path.suffix == ".safetensors", lambda file: inspect_latent_file(file)),
         (path.name == SETTINGS_NAME, lambda file: inspect_project(file.parent)),
         ((path / "model.json").is_file(), lambda folder: inspect_model(folder, around)),

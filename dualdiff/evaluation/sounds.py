@@ -11,16 +11,17 @@ from typing import Any
 
 from dualdiff import audio
 from dualdiff.data.ledger import Row
-from dualdiff.errors import DataError
+from dualdiff.errors import DataError, UsageError
 from dualdiff.evaluation.around import GONE, SAME, Around, ancestry
 from dualdiff.evaluation.clippage import Entry, clip_page
 from dualdiff.evaluation.copies import FEW_TRACKS, LARGEST_RATE, STATED_RATE, Copies
 from dualdiff.evaluation.ear import Ear, Heard
 from dualdiff.evaluation.finding import Bars, Chart, Finding, Picture, Sheet, Sound
-from dualdiff.evaluation.players import MEDIA, compact
+from dualdiff.evaluation.players import COMPACT, MEDIA, compact
 from dualdiff.evaluation.plots import Row as PictureRow
 from dualdiff.evaluation.plots import png, spectrogram_picture
 from dualdiff.progress import Progress, silent
+from dualdiff.request import SPAN_HINT, span_of
 from dualdiff.types import Waveform
 
 EMBEDDED_BYTES = 4 << 20
@@ -30,16 +31,19 @@ MOST_CLIPS = 1000
 SHARES_SHOWN = 3
 
 
-def inspect_audio(path: Path, around: Around, copies: bool | None = None, progress: Progress = silent) -> Finding:
+def inspect_audio(
+    path: Path, around: Around, copies: bool | None = None, progress: Progress = silent, part: str = ""
+) -> Finding:
     """An audio file: its measures; of a clip the recipe it was made by, its games, and what it may have copied.
 
-    `copies` says whether to look for copies: None for clips only.
+    `copies` says whether to look for copies: None for clips only; `part`, as START:END, from when to when to listen.
 
     Raises:
         DataError: it is no audio that can be read.
+        UsageError: it has no such part.
     """
     ear = Ear(around, copies is not False, progress)
-    heard, waveform = ear.hear(path, always=bool(copies))
+    heard, waveform = ear.hear(path, bool(copies), _part_of(path, part) if part else None)
     row = None if heard.recipe else around.row_of(path)
     sheets = [
         *([_recipe_sheet(heard.recipe), _model_sheet(heard, around)] if heard.recipe else []),
@@ -59,6 +63,16 @@ def inspect_audio(path: Path, around: Around, copies: bool | None = None, progre
     )
 
 
+def _part_of(path: Path, text: str) -> tuple[float, float]:
+    """The seconds that a text says, START:END, of an audio file."""
+    lasts_s = audio.probe(path).duration_s
+    part = span_of(text, lasts_s)
+    if part is None:
+        problem = f'--part: "{text}" is no range START:END within {path}, which lasts {lasts_s:.2f} s'
+        raise UsageError(problem, SPAN_HINT)
+    return part
+
+
 def row_pairs(row: Row) -> list[tuple[str, Any]]:
     """All that the ledger says of a file."""
     return [(key, value) for key, value in dataclasses.asdict(row).items() if value not in ("", None)]
@@ -69,6 +83,7 @@ def _facts(heard: Heard) -> dict[str, Any]:
     return {
         "format": info.format,
         "seconds": round(info.duration_s, 3),
+        **({"heard, s": f"{heard.part[0]:g} to {heard.part[1]:g}"} if heard.part else {}),
         "sample rate": info.sample_rate,
         "channels": info.channels,
         "loudness, LUFS": round(heard.lufs, 2) if math.isfinite(heard.lufs) else None,
@@ -90,7 +105,7 @@ def _heard_facts(heard: Heard) -> dict[str, Any]:
     if heard.copies:
         facts["nearest training passage, of the usual distance"] = round(heard.copies.scaled, 3)
         facts["false-alarm rate"] = round(heard.copies.rate, 4)
-        facts["may be copied"] = heard.copies.flagged
+        facts["may be copied"] = heard.copies.flagged if heard.copies.stated_rate else None
     return facts
 
 
@@ -158,13 +173,22 @@ def copies_notes(copies: Copies | None) -> list[str]:
     rate = f"of music that is no copy {copies.rate:.1%} comes anywhere so near, at most"
     if copies.rate <= copies.smallest_rate:
         rate = f"none of the {copies.tracks} tracks that it was compared with comes so near, though they are no copies"
-    return [f"{near}: {rate}. {'It may be a copy.' if copies.flagged else 'It is not flagged.'}", *_few(copies)]
+    verdict = "It is not flagged." if copies.stated_rate else "Whether that is chance cannot be told."
+    return [f"{near}: {rate}. {'It may be a copy.' if copies.flagged else verdict}", *_few(copies)]
 
 
 def _few(copies: Copies) -> list[str]:
-    """What is wrong where there is too little music to compare with."""
+    """What is wrong where there is too little music to compare with, or too much of the clip."""
     if copies.smallest_rate <= STATED_RATE:
         return []
+    if 1 / (copies.tracks + 1) <= STATED_RATE:  # so it is the length
+        problem = (
+            f"A clip {copies.parts} times as long as the music to compare with, {copies.part_s:.0f} s a track, has as "
+            f"many chances to come near: no rate below {copies.smallest_rate:.1%} can be stated"
+        )
+        if copies.smallest_rate > LARGEST_RATE:
+            problem += ", and no passage told from chance"
+        return [f"{problem}; inspect parts of it: --part START:END, up to {copies.part_s:.0f} s each."]
     problem = f"With {copies.tracks} tracks that are no copies no rate below {copies.smallest_rate:.1%} can be stated"
     if copies.smallest_rate > LARGEST_RATE:
         problem += ", too large a one to flag anything by"
@@ -180,11 +204,12 @@ def playable(path: Path, waveform: Waveform, sample_rate: int) -> tuple[bytes, s
     """An audio file for a page: itself where browsers play it and it is small, else as Ogg Vorbis; and the suffix."""
     if path.suffix.lower() in MEDIA and path.stat().st_size <= EMBEDDED_BYTES:
         return path.read_bytes(), path.suffix
-    return compact(waveform, sample_rate), ".ogg"
+    return compact(waveform, sample_rate), COMPACT
 
 
 def _charts(heard: Heard, waveform: Waveform) -> list[Chart]:
-    content, suffix = playable(heard.path, waveform, heard.info.sample_rate)
+    rate = heard.info.sample_rate
+    content, suffix = (compact(waveform, rate), COMPACT) if heard.part else playable(heard.path, waveform, rate)
     words = "levels over time and frequency, in dB below the loudest point"
     charts: list[Chart] = [
         Picture(title="spectrogram", png=picture_of(waveform, heard.info.sample_rate), words=words),
@@ -287,7 +312,9 @@ def _folder_sheets(folder: Path, heard: Sequence[Heard], unread: Sequence[tuple[
 
 
 def _yes_or_no(copies: Copies | None) -> str:
-    return "" if copies is None else "yes" if copies.flagged else "no"
+    if copies is None:
+        return ""
+    return "yes" if copies.flagged else "no" if copies.stated_rate else "not known"
 
 
 def _entry(folder: Path, heard: Heard) -> Entry:
