@@ -8,7 +8,7 @@ from test_loop import IDENTITY, Numbers, Toy, settings
 
 from dualdiff.data.loader import Batch
 from dualdiff.diffusion.noise import NoiseConfig
-from dualdiff.errors import Interrupted
+from dualdiff.errors import DataError, Interrupted
 from dualdiff.models import UNet, UNetConfig
 from dualdiff.store import LatentSpace
 from dualdiff.training.config import TrainConfig
@@ -158,3 +158,19 @@ def test_the_schedule_of_the_first_start_stays_when_the_training_goes_on(
     after = Run(tmp_path / "run", IDENTITY, "")
     assert after.plan()["schedule"] == plan["schedule"]
     assert after.checkpoints()[-1] >= before
+
+
+@pytest.mark.parametrize(
+    "text", ["xx", "[]", '{"steps": "x"}', '{"schedule": {"warmup_steps": "no"}}', '{"spent_s": null}']
+)
+def test_a_plan_that_cannot_be_read_is_named_and_may_go(tmp_path: Path, text: str) -> None:
+    opened = Run(tmp_path / "run", IDENTITY, "")
+    opened.open()
+    (tmp_path / "run" / "plan.json").write_text(text)
+    with pytest.raises(DataError, match=r"plan\.json (cannot be read|does not describe a plan)") as raised:
+        train(job(tmp_path / "run"), hours=0.5 / 3600)
+    assert raised.value.hint.startswith("delete it")
+    (tmp_path / "run" / "plan.json").unlink()
+    assert opened.plan() == {}
+    opened.update_plan({"schedule": {"warmup_steps": 4}, "stretch": 0.5, "steps": 7, "grad_accum_steps": {"2": 1}})
+    assert opened.plan()["schedule"] == {"warmup_steps": 4}

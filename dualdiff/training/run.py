@@ -223,14 +223,29 @@ class Run:
             DataError: the file is broken.
         """
         path = self.folder / PLAN_NAME
-        found = read_json(path) if path.exists() else {}
-        if not isinstance(found, dict):
-            raise DataError(f"{path} does not describe a plan", "delete it: the run makes another")
-        return found
+        hint = "delete it: the run makes another, and counts the hours given to it anew"
+        try:
+            found = read_json(path) if path.exists() else {}
+        except DataError as error:
+            raise DataError(error.message, hint) from error
+        if not _is_plan(found):
+            raise DataError(f"{path} does not describe a plan", hint)
+        return dict(found)
 
     def update_plan(self, values: Mapping[str, Any]) -> None:
         """Keep a decision for when the run goes on."""
         write_json_atomically(self.folder / PLAN_NAME, {**self.plan(), **values})
+
+
+def _is_plan(found: Any) -> bool:
+    """Whether a value is a table of numbers, or of tables of whole numbers."""
+    if not isinstance(found, dict):
+        return False
+    numbers = [value for value in found.values() if not isinstance(value, dict)]
+    counts = [count for value in found.values() if isinstance(value, dict) for count in value.values()]
+    return all(isinstance(number, int | float) for number in numbers) and all(
+        isinstance(count, int) for count in counts
+    )
 
 
 def _step_of(line: str) -> float:
