@@ -32,9 +32,9 @@ class Clock:
 class Slow(Toy):
     """A step takes the time that `pace` says; a validation and a preview take theirs."""
 
-    def __init__(self, clock: Clock, pace: "object", stop_at: int = -1) -> None:
+    def __init__(self, clock: Clock, pace: "object", stop_at: int = -1, preview_s: float = 20.0) -> None:
         super().__init__(stop_at=stop_at)
-        self.clock, self.pace = clock, pace
+        self.clock, self.pace, self.preview_s = clock, pace, preview_s
 
     def loss(self, batch: Batch, place: Place) -> Loss:
         self.clock.now_s += self.pace(place.step)  # type: ignore[operator]
@@ -45,7 +45,7 @@ class Slow(Toy):
         return super().validate()
 
     def preview(self, folder: Path, name: str) -> list[Path]:
-        self.clock.now_s += 20.0
+        self.clock.now_s += self.preview_s
         return super().preview(folder, name)
 
 
@@ -59,12 +59,21 @@ PACES = {
 TOTAL_S = 900.0
 
 
-def run(folder: Path, clock: Clock, pace: object, spent_s: float = 0.0, stop_at: int = -1) -> tuple[Loop, Budget]:
-    config = settings(steps=450, save_every=150, validate_every=100, preview_every=200, report_every=50, batch_size=1)
+def run(
+    folder: Path,
+    clock: Clock,
+    pace: object,
+    spent_s: float = 0.0,
+    stop_at: int = -1,
+    preview_s: float = 20.0,
+    **changes: int,
+) -> tuple[Loop, Budget]:
+    lengths = {"save_every": 150, "validate_every": 100, "preview_every": 200, "report_every": 50, **changes}
+    config = settings(steps=450, batch_size=1, **lengths)
     budget = Budget(TOTAL_S, spent_s, clock)
     opened = Run(folder, IDENTITY, "")
     opened.open()
-    objective = Slow(clock, pace, stop_at)
+    objective = Slow(clock, pace, stop_at, preview_s)
     loop = Loop(objective, Numbers(), config, opened, make_accelerator(torch.device("cpu")), 3, budget=budget)
     loop.fit()
     return loop, budget
@@ -91,6 +100,21 @@ def test_after_an_interruption_the_rest_of_the_time_is_planned_anew(tmp_path: Pa
     loop, _ = run(tmp_path / "run", clock, PACES["slower from a third on"], spent_s=plan["spent_s"])
     assert spent_s + clock.now_s - resumed_s == pytest.approx(TOTAL_S, rel=0.05)
     assert 91 < loop.step < 450
+
+
+def test_what_comes_only_at_the_end_is_tried_early_to_know_how_long_it_takes(tmp_path: Path) -> None:
+    clock = Clock()
+    never = {"save_every": 10**6, "validate_every": 10**6, "preview_every": 10**6}
+    loop, budget = run(tmp_path / "run", clock, PACES["even"], preview_s=180.0, **never)
+    assert clock.now_s - 1000 == pytest.approx(TOTAL_S, rel=0.05)
+    assert budget.closing_s == {"validate": 3.0, "preview": 180.0, "save": 0.0}
+    opened = Run(tmp_path / "run", IDENTITY, "")
+    assert len(opened.checkpoints()) == 2
+    assert 0.1 * TOTAL_S / 2 <= opened.checkpoints()[0] < 0.15 * TOTAL_S / 2
+    assert opened.checkpoints()[1] == loop.step
+    assert opened.plan()["closing_s"] == budget.closing_s, "the next start knows it"
+    assert Budget(TOTAL_S, 0.9 * TOTAL_S, clock, {"validate": 3.0}).untried == ["preview", "save"]
+    assert not Budget(TOTAL_S, 0.05 * TOTAL_S, clock).untried
 
 
 def test_time_that_is_used_up_ends_the_training_at_once(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,7 +100,7 @@ def train(job: Job, progress: Progress = silent, hours: float | None = None) -> 
         ConfigError: the batch does not split among the processes.
         Interrupted, DataError, DualdiffError: see `Run.open`, `Loop.fit` and `preflight`.
     """
-    accelerator, is_new = job.accelerator, not job.run.checkpoints()
+    accelerator, is_new, began_s = job.accelerator, not job.run.checkpoints(), time.monotonic()
     if is_new:  # before there is a run: what is wrong may be mended, and then it is another
         all_or_none(accelerator, job.check)
     all_or_none(accelerator, lambda: job.run.open() if accelerator.is_main_process else None)
@@ -110,7 +111,7 @@ def train(job: Job, progress: Progress = silent, hours: float | None = None) -> 
         )
     if is_new or hours:
         costs = all_or_none(accelerator, lambda: _look(job, config))
-        config, budget = _budgeted(job, config, costs, hours)
+        config, budget = _budgeted(job, config, costs, hours, began_s)
         log.info(costs.words(config, config.steps))
     loop = job.loop(config, budget, progress)
     with _watched(job.run, loop.is_main) as loop.watcher:
@@ -171,8 +172,10 @@ def _look(job: Job, config: TrainConfig) -> Costs:
     raise out_of_memory(job.section, config, micro, fits)
 
 
-def _budgeted(job: Job, config: TrainConfig, costs: Costs, hours: float | None) -> tuple[TrainConfig, Budget | None]:
-    """The settings for so many hours, and the time that is left of them.
+def _budgeted(
+    job: Job, config: TrainConfig, costs: Costs, hours: float | None, began_s: float
+) -> tuple[TrainConfig, Budget | None]:
+    """The settings for so many hours, and the time that is left of them; this start began at `began_s`.
 
     The schedule is fixed at the first start, by the first estimate of how many steps there will be.
     """
@@ -192,7 +195,8 @@ def _budgeted(job: Job, config: TrainConfig, costs: Costs, hours: float | None) 
             decided = {"schedule": schedule, "stretch": stretch, "steps": steps, "spent_s": spent_s}
             job.run.update_plan(decided)
     job.objective.stretch(stretch)
-    return config, Budget(hours * 3600, spent_s)
+    spent_s += time.monotonic() - began_s
+    return config, Budget(hours * 3600, spent_s, closing_s=plan.get("closing_s", {}))
 
 
 def show_again(job: Job, step: int) -> list[str]:

@@ -30,7 +30,7 @@ from dualdiff.training.ema import EMA, decay_at, gamma_of
 from dualdiff.training.memory import is_out_of_memory, largest_fitting, memory_bytes, out_of_memory
 from dualdiff.training.objective import Loss, Objective, Picture, Place, Watcher
 from dualdiff.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
-from dualdiff.training.plan import Budget
+from dualdiff.training.plan import EVENTS, Budget
 from dualdiff.training.processes import all_or_none, is_true_for_any, of_the_first
 from dualdiff.training.run import COSTS_NAME, Checkpoint, Run
 from dualdiff.training.snapshots import is_due as is_snapshot_due
@@ -255,10 +255,10 @@ class Loop:
 
     def _events(self, stop: StopSignals) -> None:
         """What is due after a step: snapshot, report, validate, preview, save."""
-        config, step, last = self.config, self.step, self.step == self.total
+        config, step, last, tried = self.config, self.step, self.step == self.total, self._tried()
 
-        def is_due(every: int) -> bool:
-            return step % every == 0 or last
+        def is_due(every: int, event: str = "") -> bool:
+            return step % every == 0 or last or event in tried
 
         self.progress(step, self.total, self._note())
         if is_snapshot_due(step) and self.is_main:
@@ -267,14 +267,14 @@ class Loop:
         if is_due(config.report_every):
             self._report(self._means())
             self._record_costs()
-        if is_due(config.validate_every):
+        if is_due(config.validate_every, "validate"):
             with self._closing("validate"):
                 self._report_validation()
-        if is_due(config.preview_every) and self.is_main:
+        if is_due(config.preview_every, "preview") and self.is_main:
             with self._closing("preview"):
                 self.preview(self.run.folder / "demos")
         interrupted = is_true_for_any(self.accelerator, stop.asked)
-        if is_due(config.save_every) or interrupted:
+        if is_due(config.save_every, "save") or interrupted:
             with self._closing("save"):
                 self._save()
         if interrupted and not last:
@@ -282,6 +282,13 @@ class Loop:
                 f"stopped after step {step} of {self.total}; everything is saved in {self.run.folder}",
                 "run the same command again to go on",
             )
+
+    def _tried(self) -> list[str]:
+        """Events that the budget wants to know the length of; all processes follow the first one."""
+        if self.budget is None:
+            return []
+        wanted = of_the_first(self.accelerator, sum(1 << EVENTS.index(event) for event in self.budget.untried))
+        return [event for number, event in enumerate(EVENTS) if wanted >> number & 1]
 
     def _closing(self, event: str) -> contextlib.AbstractContextManager[None]:
         return self.budget.closing(event) if self.budget else contextlib.nullcontext()
@@ -391,7 +398,8 @@ class Loop:
         }
         self.run.save(Checkpoint(self.step, groups, {"tally": self.tally}), self.config.keep_checkpoints)
         if self.budget:
-            self.run.update_plan({"spent_s": self.budget.spent_s, "steps": self.total})
+            known = {"spent_s": self.budget.spent_s, "steps": self.total, "closing_s": self.budget.closing_s}
+            self.run.update_plan(known)
 
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one."""

@@ -238,14 +238,11 @@ class Run:
 
 
 def _is_plan(found: Any) -> bool:
-    """Whether a value is a table of numbers, or of tables of whole numbers."""
+    """Whether a value is a table of numbers, and of tables of numbers."""
     if not isinstance(found, dict):
         return False
-    numbers = [value for value in found.values() if not isinstance(value, dict)]
-    counts = [count for value in found.values() if isinstance(value, dict) for count in value.values()]
-    return all(isinstance(number, int | float) for number in numbers) and all(
-        isinstance(count, int) for count in counts
-    )
+    values = [own for value in found.values() for own in (value.values() if isinstance(value, dict) else [value])]
+    return all(isinstance(value, int | float) for value in values)
 
 
 def _step_of(line: str) -> float:
