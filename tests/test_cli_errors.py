@@ -63,6 +63,13 @@ def test_a_name_that_is_no_text_is_no_bug(tmp_path):
     assert (done.returncode, "\\udcff" in done.stdout) == (0, True)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell that closes streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_error(closed):
+    command = f'"{sys.executable}" -m dualdiff doctor --json {closed}'
+    assert subprocess.run(command, shell=True, capture_output=True, check=False).returncode == 0
+
+
 def test_a_bug_is_called_one_and_shows_its_traceback_only_when_asked(run_cli, monkeypatch):
     monkeypatch.setattr(cli.app.registered_commands[0], "callback", failing(ZeroDivisionError("by nothing")))
     outcome = run_cli("init")

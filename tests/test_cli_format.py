@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dualdiff import audio
-from dualdiff.cli.format import spread
+from dualdiff.cli.format import counted, spread
 from dualdiff.data.ledger import Row, write_ledger
 
 QUICK = ["--set", "format.phase_iterations=1"]
@@ -82,6 +82,23 @@ def test_bad_files_are_named(run_cli, tmp_path):
         assert f"{name} {problem}" in outcome.stderr
 
 
+def test_what_cannot_be_is_refused_before_the_first_file(run_cli, music, tmp_path):
+    files = music / "Bubble Bay" / "01 tune.flac", tmp_path / "01 tune.flac"
+    files[1].write_bytes(files[0].read_bytes())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "there-roundtrip.png").write_text("mine")
+    refusals = {
+        "two files would be written to": [*files, "--out", tmp_path / "new"],
+        "there-roundtrip.png exists already": [files[0], tmp_path / "there.flac", "--out", tmp_path / "out"],
+        'no baseline "mp4-64"': [files[0], "--baseline", "mp4-64"],
+        "mp3 takes 32 to 320 kbit/s": [files[0], "--baseline", "mp3-999"],
+    }
+    for problem, arguments in refusals.items():
+        outcome = run_cli("format", "roundtrip", *arguments, *QUICK)
+        assert (outcome.code, outcome.stdout, problem in outcome.stderr) == (2, "", True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_named_folder_without_a_project_is_an_error(run_cli, music, tmp_path):
     outcome = run_cli("format", "roundtrip", music / "Bubble Bay" / "01 tune.flac", "--project", tmp_path)
     assert outcome.code == 4
@@ -97,6 +114,7 @@ def test_compares_ways_over_tracks_of_the_data_set(run_cli, project, music):
     lines = outcome.stdout.splitlines()
     assert any(line.startswith("notes, F1") for line in lines)
     assert lines[0] == "2 excerpts, 1 s in all"
+    assert counted(1, "excerpt") == "1 excerpt"
     assert lines[1].split() == ["measure", "best", "multimel", "mp3-64"]
     found = json.loads(run_cli("format", "test", *quick, "--json").stdout)
     assert [(way["name"], way["files"]) for way in found] == [("multimel", 2), ("mp3-64", 2)]

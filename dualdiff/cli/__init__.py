@@ -72,6 +72,9 @@ def root(
 def main() -> None:
     """Run the command of this process's arguments and exit with its code; SIGTERM is taken for a Ctrl-C."""
     settle()
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, as by `>&-`: nobody listens
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - to the end
     if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does: no name of a file or game is an error
         sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _interrupt)

@@ -53,7 +53,12 @@ def roundtrip(
     """
     from dualdiff.audio import probe
     from dualdiff.evaluation import roundtrip as evaluation
+    from dualdiff.evaluation.baselines import known
 
+    for name in baseline or ():
+        known(name)
+    if out:
+        evaluation.require_free(files, out, force)
     made, wanted = _format(open_or_defaults(project, overrides)), _quality(quality)
     listening = _listening(out, made, force)
     found = []
@@ -162,7 +167,7 @@ def _quality(name: str | None) -> "Quality":
 def _show_ways(ways: Sequence[dict[str, Any]], listening: "Listening | None") -> None:
     from dualdiff.evaluation.metrics import METRICS
 
-    console.say(f"{ways[0]['files']} excerpts, {ways[0]['audio_s']:.0f} s in all")
+    console.say(f"{counted(ways[0]['files'], 'excerpt')}, {ways[0]['audio_s']:.0f} s in all")
     console.table(("measure", "best", *(way["name"] for way in ways)), list(measured(ways)))
     console.say(f"log-mel distance: {METRICS['log_mel_distance'].definition}")
     if listening:
@@ -193,6 +198,11 @@ def train(
         result = train_phase(opened, progress, hours)
     console.say(str(result.model))
     console.note('next: phase = "learned" in [format], then `dualdiff format test`')
+
+
+def counted(count: int, what: str) -> str:
+    """So many of something, in words."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def spread(rows: "Sequence[Row]", count: int) -> "list[Row]":

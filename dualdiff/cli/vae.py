@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dualdiff.cli import console
-from dualdiff.cli.format import measured, spread
+from dualdiff.cli.format import counted, measured, spread
 from dualdiff.cli.options import HERE, AsJson, Overrides, ProjectDir
 from dualdiff.cli.training import CheckResume, Hours, Preview, beside_training
 
@@ -70,5 +70,6 @@ def judge(
     if as_json:
         console.say_json(found)
         return
-    console.say(f"{len(paths)} {'held-out ' if held_out else ''}excerpts, {found[0]['audio_s']:.0f} s in all")
+    excerpts = counted(len(paths), f"{'held-out ' if held_out else ''}excerpt")
+    console.say(f"{excerpts}, {found[0]['audio_s']:.0f} s in all")
     console.table(("measure", "best", *(way["name"] for way in found)), list(measured(found)))

@@ -23,6 +23,8 @@ from dualdiff.types import Quality, Sample, Waveform
 
 BASELINES = ("fgla-400", "griffin-lim-32", "mp3-64", "mp3-128", "opus-64", "opus-128")
 """Compared with unless said otherwise."""
+RATES_KBPS = {"mp3": (32, 320), "opus": (12, 512)}
+"""Of codecs, in stereo at usual sample rates."""
 SLOW = 100
 """From so many iterations on a baseline is judged on less of the audio."""
 
@@ -48,13 +50,26 @@ def baseline(name: str, seed: int = 0) -> Way:
     Raises:
         UsageError: it is not known, or its codec is not there.
     """
+    kind, number = known(name)
+    return _KINDS[kind](number, seed)
+
+
+def known(name: str) -> tuple[str, int]:
+    """The kind and the number of a baseline's name.
+
+    Raises:
+        UsageError: it is not known, its codec is not there, or is never of that rate.
+    """
     kind, _, number = name.rpartition("-")
     if kind not in _KINDS or not number.isdecimal() or int(number) < 1:
-        hint = did_you_mean(name, BASELINES) or f"baselines are {', '.join(f'{known}-NUMBER' for known in _KINDS)}"
+        hint = did_you_mean(name, BASELINES) or f"baselines are {', '.join(f'{one}-NUMBER' for one in _KINDS)}"
         raise UsageError(f'there is no baseline "{name}"', hint)
     if not _is_there(kind):
         raise UsageError(f"the baseline {name} needs a libsndfile that writes {kind}", "leave it out")
-    return _KINDS[kind](int(number), seed)
+    low, high = RATES_KBPS.get(kind, (1, math.inf))
+    if not low <= int(number) <= high:
+        raise UsageError(f"the baseline {name} cannot be", f"{kind} takes {low:g} to {high:g} kbit/s")
+    return kind, int(number)
 
 
 def is_slow(name: str) -> bool:

@@ -3,6 +3,7 @@
 Letters: T time in audio samples. Waveforms are (2, T).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,19 @@ def roundtrip(
     metrics = measure(passed.waveform, original, format.sample_rate)
     length_s = original.shape[-1] / format.sample_rate
     return RoundtripResult(path, start_s, length_s, passed.encode_s, passed.decode_s, metrics, written, picture)
+
+
+def require_free(paths: Sequence[Path], out: Path, force: bool = False) -> None:
+    """Refuse files that cannot all be written into the folder `out`, before any work is done.
+
+    Raises:
+        UsageError: one is there already, and `force` is off; or two round trips would go into one file.
+    """
+    targets = [target for path in paths for target in _outputs(path, out, force) if target]
+    twice = next((target for target, count in Counter(targets).items() if count > 1), None)
+    if twice:
+        hint = "send files of the same name through one after the other, each with an --out of its own"
+        raise UsageError(f"two files would be written to {twice}", hint)
 
 
 def _outputs(path: Path, out: Path | None, force: bool) -> tuple[Path, Path] | tuple[None, None]:
