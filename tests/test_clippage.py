@@ -54,6 +54,13 @@ def page(entries, tmp_path):
     return clip_page(finding, entries)
 
 
+def test_only_what_was_asked_for_alike_is_compared(sounds):
+    one, other = entry(sounds, rewrite={"file": "a.flac"}), entry(sounds, model=MODELS[1], rewrite={"file": "a.flac"})
+    assert one.request == other.request
+    for change in ({"rewrite": {"file": "b.flac"}}, {"morph": {"file": "a.flac"}}, {"intro_s": 2.0}):
+        assert entry(sounds, **change).request != one.request
+
+
 def test_a_page_needs_nothing_else_and_lets_no_text_be_more_than_text(sounds, tmp_path):
     evil = entry(sounds, EVIL, recipe_key=EVIL, note="x" * 100_000)
     text = page([evil], tmp_path)

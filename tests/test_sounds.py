@@ -118,6 +118,18 @@ def test_a_part_of_a_clip_is_heard_alone(project):
     path.unlink()
 
 
+def test_a_clip_names_what_it_was_made_from(project):
+    made_from = {key: {"file": f"{key}.flac", "sha256": key} for key in ("init", "morph", "rewrite")}
+    path = write_clip(project, "made.flac", melody(220.0, 1), **made_from)
+    rows = sheet(inspect(path, Asked(copies=False)), "came from").rows
+    assert [row[:3] for row in rows[1:]] == [
+        ("variation of", "init", "init.flac"),
+        ("leads to", "morph", "morph.flac"),
+        ("rewritten from", "rewrite", "rewrite.flac"),
+    ]
+    path.unlink()
+
+
 def test_of_a_clip_too_long_to_tell_its_parts_are_inspected():
     match = Match(3.0, "audio", "A", "A/1.flac", 5.0, 0.2, 0.5, 1 / 41)
     long = Copies(0.5, 12 / 41, 12 / 41, False, (match,), 40, 12, 104.0)

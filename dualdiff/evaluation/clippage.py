@@ -49,7 +49,7 @@ class Entry:
     @property
     def request(self) -> str:
         """What names all clips that were asked for alike, whatever the model; empty for other audio."""
-        keys = ("games", "seed", "length_s", "init", "loop")
+        keys = ("games", "seed", "length_s", "init", "morph", "rewrite", "loop", "intro_s")
         return hash_of([self.recipe.get(key) for key in keys])[:MODEL_LETTERS] if self.recipe else ""
 
 

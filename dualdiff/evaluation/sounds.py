@@ -29,6 +29,8 @@ EMBEDDED_BYTES = 4 << 20
 MOST_CLIPS = 1000
 """That are listened to in a folder."""
 SHARES_SHOWN = 3
+MADE_FROM = {"init": "variation of", "morph": "leads to", "rewrite": "rewritten from"}
+"""What a clip is to another one that its recipe names."""
 
 
 def inspect_audio(
@@ -122,9 +124,10 @@ def _model_sheet(heard: Heard, around: Around) -> Sheet:
     digest = str(heard.recipe.get("model", ""))
     folder = around.model_with("unet", digest)
     rows = [("model", digest, around.named(folder) if folder else "", SAME if folder else GONE)]
-    init = heard.recipe.get("init")
-    if isinstance(init, dict) and init.get("file"):
-        rows.append(("variation of", str(init.get("sha256", "")), str(init["file"]), ""))
+    for key, words in MADE_FROM.items():
+        source = heard.recipe.get(key)
+        if isinstance(source, dict) and source.get("file"):
+            rows.append((words, str(source.get("sha256", "")), str(source["file"]), ""))
     return ancestry(rows)
 
 
