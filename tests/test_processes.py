@@ -168,7 +168,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, chain: Path) -> Path:
     found = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": found, "CHAIN": str(chain)}
     command = [sys.executable, *LAUNCH.split(), str(script), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder
 
