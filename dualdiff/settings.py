@@ -204,7 +204,7 @@ def open_project(root: Path, overrides: Sequence[str] = ()) -> Project:
             "`dualdiff init` writes one; or name its folder with --project",
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", "it must be a UTF-8 text file") from error
     settings, source = config.read(Settings, text, FILE_NAME if root == Path() else str(path), overrides)

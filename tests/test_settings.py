@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dualdiff.errors import ConfigError, UsageError
+from dualdiff.evaluation.around import Around
 from dualdiff.settings import PRESETS, Settings, example_toml, open_project, preset, project_toml
 
 
@@ -16,6 +17,12 @@ def test_a_new_project_reads_back_as_its_preset(name: str, tmp_path: Path) -> No
     expected = preset(name)
     for section in ("format", "vae", "vae_train", "unet", "unet_train", "unet_noise", "encode", "generate"):
         assert getattr(project.settings, section) == getattr(expected, section)
+
+
+def test_a_byte_order_mark_as_editors_on_windows_write_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "dualdiff.toml").write_text("[project]\nseed = 7\n[encode]\nfolder = 'mine'\n", encoding="utf-8-sig")
+    assert open_project(tmp_path).settings.project.seed == 7
+    assert Around(tmp_path).setting("encode", "folder", "") == "mine"
 
 
 def test_small_is_the_default_and_the_example_lists_it(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def _remember(project: "Project", folder: Path) -> None:
     root, place = project.root.resolve(), folder.resolve()
     value = (place.relative_to(root) if place.is_relative_to(root) else place).as_posix()
     path = project.root / FILE_NAME
-    before = path.read_text(encoding="utf-8")
+    before = path.read_text(encoding="utf-8-sig")
     after = with_text(before, "dataset.folder", value, FILE_NAME)
     if after != before:
         write_text_atomically(path, after)

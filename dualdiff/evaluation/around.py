@@ -37,7 +37,7 @@ class Around:
         """The project's settings as they stand in the file, whatever they are; empty where there are none."""
         path = self.root / SETTINGS_NAME if self.root else None
         try:
-            return parse_toml(path.read_text(encoding="utf-8"), str(path)) if path and path.is_file() else {}
+            return parse_toml(path.read_text(encoding="utf-8-sig"), str(path)) if path and path.is_file() else {}
         except (OSError, ValueError, DualdiffError):
             return {}
 
