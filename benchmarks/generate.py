@@ -101,7 +101,7 @@ def main() -> None:
     units = f"{torch.backends.cpu.get_cpu_capability()} {amx} AMX"
     print("# A clip, from the shell prompt\n")
     print(f"{datetime.date.today()}, {os.cpu_count()} CPU cores, {units}, torch {torch.__version__}, preset nano,")
-    print(f"{LENGTH_S:g} s of stereo, default settings. `python benchmarks/generate.py demo/models/unet`.\n")
+    print(f"{LENGTH_S:g} s of stereo, default settings. `python benchmarks/generate.py {sys.argv[1]}`.\n")
     print("| seconds | " + " | ".join(PRECISIONS) + " |\n|---|---|---|")
     middle = {precision: statistics.median(times[precision]) for precision in PRECISIONS}
     print(f"| whole command, median of {REPEATS} | " + " | ".join(f"{middle[p]:.1f}" for p in PRECISIONS) + " |")
