@@ -7,7 +7,8 @@ jump, how far strong partials are from going on through it at their pace. A seam
 its clip with a lower value, of those that lie as the seam does in the grid of the latents' columns: a decoder that was
 trained little steps a little at each border of two columns, so that any place on one has more flux than one between.
 Seams that cannot be told from other places have ranks spread evenly from 0 to 1: mean 0.5, and 5 % above 0.95. Two
-controls: the same places of clips in which nothing was joined, and plain clips repeated as if they were loops.
+controls: the same places of clips in which nothing was joined, and plain clips repeated as if they were loops. And with
+nothing sampled: from the clip's own latents, what stands out is the VAE's and the joining's, not the sampler's.
 """
 
 import argparse
@@ -15,12 +16,14 @@ import datetime
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dualdiff.diffusion.canvas import Known
 from dualdiff.pipeline import Pipeline
 from dualdiff.request import GenerateConfig, Given, Request, Rewrite
 
@@ -89,6 +92,28 @@ def kinds(pipeline: Pipeline, seed: int) -> Iterator[tuple[str, Tensor, list[int
     mended = rendered(replace(request, rewrite=part, length_s=LENGTH_S, seed=seed + 1000))
     yield "inpaint, where the new begins", mended, [first]
     yield "inpaint, where the new ends", mended, [last]
+    with own_latents(pipeline):
+        whole = Given.of(longer, rate)
+        tail = Rewrite(clip=whole, start_s=LENGTH_S, end_s=LENGTH_S + MORE_S)
+        yield "extend, from the clip's own latents", rendered(replace(request, rewrite=tail)), [end]
+        middle = rendered(replace(request, rewrite=replace(tail, start_s=PART[0], end_s=PART[1])))
+        yield "inpaint, from them, where it begins", middle, [first]
+        yield "inpaint, from them, where it ends", middle, [last]
+
+
+@contextmanager
+def own_latents(pipeline: Pipeline) -> Iterator[None]:
+    """Nothing is sampled: the latents of what is there stay, so that only VAE and joining can be heard."""
+    sample = pipeline.sample
+
+    def kept(_requests: Sequence[Request], *, known: Known, **_: object) -> Tensor:
+        return known.latents
+
+    pipeline.sample = kept  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        pipeline.sample = sample  # type: ignore[method-assign]
 
 
 def row(name: str, found: dict[str, list[float]]) -> str:

@@ -3,9 +3,11 @@
 Letters: B clips of a batch, C latent channels, F rows, N columns, T audio samples; of samples, F bins and N frames.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from dualdiff.formats import Continuing, Format
 from dualdiff.models.pieces import in_pieces
@@ -18,6 +20,9 @@ PIECE = 256
 
 MARGIN_FRAMES = 5
 """Frames farther than this from what is new see nothing of it, nearly."""
+
+BORDER_FRAMES, MATCHED_FRAMES = 4, 40
+"""Known frames that new ones are matched to, and how many new ones are: 32 ms and 0.3 s."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Codec:
     ) -> Waveform:
         """`known` (2, T), its samples `start` to `stop` made from latents (1, C, F, N) of all of it; on the CPU.
 
-        Frames that see only known audio are its own.
+        Frames that see only known audio are its own; those beside them begin in their colour.
         """
         sample = self._sample(latents)
         if not isinstance(self.format, Continuing):
@@ -108,7 +113,7 @@ class Codec:
         own, margin = self.format.encode(known[None].to(self.device)), MARGIN_FRAMES * self.format.hop_length
         centres = torch.arange(sample.shape[-1], device=sample.device) * self.format.hop_length
         outside = (centres <= start - margin) | (centres >= stop + margin)
-        whole = torch.where(outside, own[..., : sample.shape[-1]], sample)
+        whole = matched(sample, own[..., : sample.shape[-1]], outside)
         return self.format.go_on(whole, known, start, stop, seed=seed, quality=quality, progress=progress).cpu()
 
     def _sample(self, latents: Latents, circular: bool = False) -> Sample:
@@ -116,3 +121,26 @@ class Codec:
         with torch.inference_mode():
             restored = self.space.restore(latents)
             return in_pieces(vae.decode, restored, piece=PIECE, context=vae.decoder_context, circular=circular)
+
+
+def matched(fresh: Sample, own: Sample, known: Tensor) -> Sample:
+    """A sample (B, C, F, N): `own` where frames are `known` (N,), else `fresh`, which goes over into it on both sides.
+
+    A VAE blurs, so that what comes through it is of another colour than what did not. By how much is seen in the known
+    frames at the border: their mean difference is added to the new ones there, and less and less farther off.
+    """
+    out = torch.where(known, own, fresh)
+    new = (~known).nonzero()[:, 0]
+    if not len(new):
+        return out
+    first, last = int(new[0]), int(new[-1])
+    places = torch.arange(len(known), device=fresh.device)
+    sides = (
+        (slice(max(first - BORDER_FRAMES, 0), first), places - first),
+        (slice(last + 1, last + 1 + BORDER_FRAMES), last - places),
+    )
+    for border, away in sides:
+        if own[..., border].shape[-1]:
+            share = ((away.clamp(0, MATCHED_FRAMES) * (math.pi / MATCHED_FRAMES)).cos() + 1) / 2
+            out = out + (own - fresh)[..., border].mean(-1, keepdim=True) * share * ~known
+    return out

@@ -10,6 +10,7 @@ from test_store import write_model
 
 from dualdiff import audio
 from dualdiff.clips import given, loop_lost
+from dualdiff.codec import matched
 from dualdiff.diffusion.sampler import SAMPLERS
 from dualdiff.edits import FADE_S, limited, morphed, rise, spliced, stretch
 from dualdiff.errors import DataError, UsageError
@@ -156,6 +157,24 @@ def test_new_audio_goes_on_in_phase_with_what_is_known():
     assert torch.equal(fresh[:, : gap.start - 1100], known[:, : gap.start - 1100])
     steps = fresh.diff(dim=-1).abs()
     assert steps[:, gap.start - 1200 : gap.start + 10].max() < 1.5 * known.diff(dim=-1).abs().max()
+
+
+def test_new_frames_begin_and_end_in_the_colour_of_those_beside_them():
+    known = (torch.arange(200) < 50) | (torch.arange(200) >= 150)
+    own, fresh = torch.rand(1, 2, 8, 200), torch.rand(1, 2, 8, 200)
+    duller = fresh - torch.arange(8.0)[:, None]  # as a VAE would make it
+    at_the_border = own.where(known, fresh)
+    for off in (50, 149):
+        near = slice(46, 50) if off == 50 else slice(150, 154)
+        lost = (own - duller)[..., near].mean(-1)
+        assert torch.allclose(matched(duller, own, known)[..., off], duller[..., off] + lost, atol=1e-5)
+    out = matched(duller, own, known)
+    assert torch.equal(out[..., known], own[..., known])
+    assert torch.equal(out[..., 95:105], duller[..., 95:105])
+    steps = (out - at_the_border)[..., 50:150].diff(dim=-1).abs()
+    assert steps.max() < 0.05 * 8  # no step anywhere
+    assert torch.equal(matched(duller, own, torch.ones(200, dtype=torch.bool)), own)
+    assert torch.equal(matched(duller, own, torch.zeros(200, dtype=torch.bool)), duller)
 
 
 def test_long_new_audio_goes_on_piece_by_piece(monkeypatch):
