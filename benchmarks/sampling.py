@@ -65,9 +65,9 @@ def main() -> None:
         ("euler", base.rho),
     ]
     print("# Samplers, by distance to the converged solution\n")
-    print(f"{datetime.date.today()}, `python benchmarks/sampling.py demo/models/unet`, torch {torch.__version__}.\n")
+    print(f"{datetime.date.today()}, `python benchmarks/sampling.py {folder}`, torch {torch.__version__}.\n")
     told = f"{len(SEEDS)} seeds, clips of {LENGTH_S:g} s, guidance {base.cfg_scale:g}, medians"
-    print(f"The nano model of `make demo`, {told}.")
+    print(f"{told}.")
     print(f"Converged: heun with {2 * CONVERGED} evaluations, rho {EDM_RHO:g}, float32.\n")
     heading = " | ".join(f"{sampler}, rho {rho:g}" for sampler, rho in columns)
     print(f"| evaluations | {heading} | the first in bfloat16, to itself in float32 |")
