@@ -20,9 +20,9 @@ from pathlib import Path
 
 from trials import Results, Trial, project_at
 
-from dualdiff.errors import DataError
-from dualdiff.settings import Project
-from dualdiff.stages import encode, train_unet, train_vae
+from dualdiff.core.errors import DataError
+from dualdiff.project.settings import Project
+from dualdiff.tasks.train import encode, train_unet, train_vae
 
 BASE = "preset"
 LATENTS: dict[str, tuple[str, ...]] = {

@@ -42,7 +42,7 @@ def machine() -> str:
     """The machine in words."""
     import torch
 
-    from dualdiff.device import has_fast_bfloat16, select_device
+    from dualdiff.core.device import has_fast_bfloat16, select_device
 
     device = select_device()
     units = "with" if has_fast_bfloat16(device) else "without"
@@ -71,7 +71,7 @@ def listened(clip: Path, music: Path) -> str:
 
 def main() -> None:
     """Run the chain and print the table."""
-    from dualdiff.settings import open_project
+    from dualdiff.project.settings import open_project
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(temporary)

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dualdiff.core.tensors import save_tensors
 from dualdiff.evaluation.embedding import WEIGHTS, Tagger
-from dualdiff.weights import save_tensors
 
 NETWORK = "musicnn/MSD_musicnn"
 """The network of that shape that learned from the Million Song Dataset."""

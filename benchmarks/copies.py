@@ -19,9 +19,9 @@ import overfit
 import torch
 
 from dualdiff import audio
-from dualdiff.evaluation.around import Around
-from dualdiff.evaluation.ear import Ear
-from dualdiff.types import Waveform
+from dualdiff.core.types import Waveform
+from dualdiff.inspection.clip_analysis import Ear
+from dualdiff.inspection.project_context import Around
 
 RATE = 32000
 LENGTH_S, COPY_S, AT_S = 20, 8, 6

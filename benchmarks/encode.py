@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 
 from dualdiff import audio
+from dualdiff.core.tensors import tensors_of
 from dualdiff.formats.mel import MelFormat
+from dualdiff.model_store.model import save_vae
 from dualdiff.models import VAE
-from dualdiff.settings import preset
-from dualdiff.store import save_vae
-from dualdiff.weights import tensors_of
+from dualdiff.project.settings import preset
 
 MUSIC = Path(__file__).resolve().parents[1] / "examples" / "music"
 COMMAND = (sys.executable, "-m", "dualdiff")

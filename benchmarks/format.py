@@ -22,18 +22,18 @@ import torch
 import torchaudio
 
 from dualdiff import audio
+from dualdiff.core.progress import silent
+from dualdiff.core.types import Sample, Waveform
 from dualdiff.evaluation import notes
 from dualdiff.evaluation.baselines import griffin_lim
 from dualdiff.evaluation.metrics import METRICS
-from dualdiff.formats.filters import mel_inverse
+from dualdiff.formats.filterbank import mel_inverse
+from dualdiff.formats.griffin_lim import Polish, Target
 from dualdiff.formats.mel import MelConfig, MelFormat
 from dualdiff.formats.melbase import ITERATIONS, AbstractMel
 from dualdiff.formats.multimel import MultiMelConfig, MultiMelFormat
-from dualdiff.formats.phase import Recovery, at_random, recover
-from dualdiff.formats.polish import Polish, Target
+from dualdiff.formats.phase_retrieval import Recovery, at_random, recover
 from dualdiff.formats.stft import Stft, hann_power_window
-from dualdiff.progress import silent
-from dualdiff.types import Sample, Waveform
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "music"
 TUNED_ON = ("Freedoom", "Biniax-2")

@@ -50,10 +50,10 @@ def parts(model: str, precision: str) -> dict[str, float]:
     import torch
 
     mark("import torch")
-    from dualdiff import clips, lists  # noqa: F401 - what the command imports
-    from dualdiff.pipeline import Pipeline
-    from dualdiff.request import Request
-    from dualdiff.settings import open_project  # noqa: F401
+    from dualdiff.generation import output
+    from dualdiff.generation.pipeline import Pipeline
+    from dualdiff.generation.request import Request
+    from dualdiff.project.settings import open_project  # noqa: F401
 
     mark("import the rest")
     pipeline = Pipeline.load(model, "cpu", precision)
@@ -69,7 +69,7 @@ def parts(model: str, precision: str) -> dict[str, float]:
     clip = pipeline._finished(request, waveform[:, : round(LENGTH_S * pipeline.format.sample_rate)])
     mark("set the level")
     with tempfile.TemporaryDirectory() as folder:
-        clips.write_clip(Path(folder) / "clip.flac", clip)
+        output.write_clip(Path(folder) / "clip.flac", clip)
     mark("write the file")
     return {name: now - before for (_, before), (name, now) in pairwise(marks)}
 
@@ -95,7 +95,7 @@ def main() -> None:
     }
     import torch
 
-    from dualdiff.device import has_fast_bfloat16
+    from dualdiff.core.device import has_fast_bfloat16
 
     amx = "with" if has_fast_bfloat16(torch.device("cpu")) else "without"
     units = f"{torch.backends.cpu.get_cpu_capability()} {amx} AMX"

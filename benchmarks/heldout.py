@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dualdiff.data.latents import LatentIndex
-from dualdiff.data.ledger import Split
-from dualdiff.data.prints import prints_path, read_prints
-from dualdiff.evaluation.copies import PASSAGE_S, STATED_RATE, Calibration, Reference, calibrate
-from dualdiff.evaluation.spaces import audio_space, latent_space
+from dualdiff.data.fingerprint_store import prints_path, read_prints
+from dualdiff.data.latent_dataset import LatentIndex
+from dualdiff.data.manifest import Split
+from dualdiff.evaluation.feature_spaces import audio_space, latent_space
+from dualdiff.evaluation.memorization import PASSAGE_S, STATED_RATE, Calibration, Reference, calibrate
 
 ROUNDS, LEARNED, CALIBRATE = 30, 0.4, 39
 CLIP_S = 8.0

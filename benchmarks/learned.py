@@ -16,7 +16,7 @@ from dualdiff import audio
 from dualdiff.evaluation import notes
 from dualdiff.evaluation.metrics import METRICS
 from dualdiff.formats.mel import MelFormat
-from dualdiff.store import load_format
+from dualdiff.model_store.model import load_format
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "music"
 STARTS_S = (15.0, 40.0)

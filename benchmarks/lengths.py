@@ -46,7 +46,7 @@ def main() -> None:
             print(length_s, found[length_s], file=sys.stderr, flush=True)
     import torch
 
-    from dualdiff.pipeline import Pipeline
+    from dualdiff.generation.pipeline import Pipeline
 
     crop = Pipeline.load(model, "cpu").longest
     print("# What long clips cost\n")

@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 from dualdiff import audio
-from dualdiff.data.crops import TrackCrops
-from dualdiff.data.latentfile import spool
-from dualdiff.data.latents import LatentCrops, LatentFile, LatentIndex, LatentTrack, Variant
-from dualdiff.data.ledger import Row
+from dualdiff.data.latent_dataset import LatentCrops, LatentFile, LatentIndex, LatentTrack, Variant
+from dualdiff.data.latent_file import spool
 from dualdiff.data.loader import BatchSource, load
+from dualdiff.data.manifest import Row
+from dualdiff.data.waveform_dataset import TrackCrops
 from dualdiff.formats.mel import MelFormat
-from dualdiff.settings import preset
+from dualdiff.project.settings import preset
 
 MUSIC = Path(__file__).resolve().parents[1] / "examples" / "music"
 WORKERS = (0, 2)

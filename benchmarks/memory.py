@@ -17,13 +17,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from dualdiff.core.rng import Stream
 from dualdiff.data.loader import Batch
-from dualdiff.formats import FORMATS
+from dualdiff.formats.base import FORMATS
+from dualdiff.model_store.model import LatentSpace
 from dualdiff.models import UNet
 from dualdiff.models.vae import VAE
-from dualdiff.seeding import Stream
-from dualdiff.settings import Settings, preset
-from dualdiff.store import LatentSpace
+from dualdiff.project.settings import Settings, preset
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.memory import state_bytes
 from dualdiff.training.objective import Objective, Place

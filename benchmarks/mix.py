@@ -16,9 +16,9 @@ from statistics import median
 import torch
 
 from dualdiff.data.encode import latents_of
-from dualdiff.evaluation.mix import load_mix
-from dualdiff.pipeline import Pipeline
-from dualdiff.request import GenerateConfig
+from dualdiff.evaluation.game_classifier import load_mix
+from dualdiff.generation.pipeline import Pipeline
+from dualdiff.generation.request import GenerateConfig
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SEEDS = (1, 2)

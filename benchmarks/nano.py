@@ -25,20 +25,20 @@ import torch
 from torch import Tensor
 
 from dualdiff import audio
-from dualdiff.data.latents import LatentIndex
-from dualdiff.data.ledger import Row, read_ledger, used
-from dualdiff.data.prints import prints_path, read_prints
-from dualdiff.evaluation.copies import CopyFinder
+from dualdiff.core.progress import silent
+from dualdiff.core.types import Waveform
+from dualdiff.data.fingerprint_store import prints_path, read_prints
+from dualdiff.data.latent_dataset import LatentIndex
+from dualdiff.data.manifest import Row, read_ledger, used
 from dualdiff.evaluation.distances import Estimate, frechet, kernel, with_interval
 from dualdiff.evaluation.embedding import embed
+from dualdiff.evaluation.feature_spaces import audio_space, fingerprint, latent_space
+from dualdiff.evaluation.game_classifier import load_mix
+from dualdiff.evaluation.memorization import CopyFinder
 from dualdiff.evaluation.metrics import METRICS, spectral_flatness
-from dualdiff.evaluation.mix import load_mix
-from dualdiff.evaluation.reconstruction import reconstruction
-from dualdiff.evaluation.spaces import audio_space, fingerprint, latent_space
-from dualdiff.pipeline import Clip, Pipeline
-from dualdiff.progress import silent
-from dualdiff.settings import Project, open_project
-from dualdiff.types import Waveform
+from dualdiff.evaluation.vae_reconstruction import reconstruction
+from dualdiff.generation.pipeline import Clip, Pipeline
+from dualdiff.project.settings import Project, open_project
 
 LOUDNESS_LUFS = -16.0
 MOST_OF_A_TRACK_S = 60.0

@@ -17,10 +17,10 @@ from pathlib import Path
 from statistics import median
 
 from dualdiff import audio
-from dualdiff.data.ledger import LEDGER_NAME, read_ledger, write_ledger
-from dualdiff.evaluation.around import Around
-from dualdiff.evaluation.copies import Calibration, Copies
-from dualdiff.evaluation.ear import Ear
+from dualdiff.data.manifest import LEDGER_NAME, read_ledger, write_ledger
+from dualdiff.evaluation.memorization import Calibration, Copies
+from dualdiff.inspection.clip_analysis import Ear
+from dualdiff.inspection.project_context import Around
 
 MUSIC = Path(__file__).resolve().parent.parent / "examples" / "music"
 RATE = 32000

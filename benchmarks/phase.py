@@ -14,15 +14,15 @@ import torch
 from format import EXAMPLES, MEL, MUSIC, TUNED_ON, errors, excerpt
 
 from dualdiff import audio
+from dualdiff.core.progress import silent
+from dualdiff.core.rng import Stream
+from dualdiff.core.types import Sample, Waveform
 from dualdiff.evaluation.metrics import METRICS
-from dualdiff.formats.filters import filters_on
+from dualdiff.formats.filterbank import filters_on
+from dualdiff.formats.griffin_lim import ACCELERATED, FAST, Bands, Pace, Polish, Target, stereo_weight
 from dualdiff.formats.melbase import BLEND_HZ, FREE_HZ, MONO_SHARE
-from dualdiff.formats.phase import Integrated, Recovery, at_random, recover
-from dualdiff.formats.polish import ACCELERATED, FAST, Bands, Pace, Polish, Target, stereo_weight
+from dualdiff.formats.phase_retrieval import Integrated, Recovery, at_random, recover
 from dualdiff.formats.stft import Stft, with_magnitude
-from dualdiff.progress import silent
-from dualdiff.seeding import Stream
-from dualdiff.types import Sample, Waveform
 
 STFT, INVERSE = MEL._short_stft, MEL._back.inverse
 HZ = torch.arange(STFT.bins) * MEL.sample_rate / STFT.n_fft

@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 
 from dualdiff import cli
-from dualdiff.settings import open_project, project_toml
-from dualdiff.training.job import with_micro_batch
-from dualdiff.training.proof import Unheard
-from dualdiff.trainings import PREPARE
+from dualdiff.project.settings import open_project, project_toml
+from dualdiff.tasks.registry import PREPARE
+from dualdiff.training.resume_check import Unheard
+from dualdiff.training.session import with_micro_batch
 
 MUSIC = Path(__file__).resolve().parents[1] / "examples" / "music"
 SETTINGS = (

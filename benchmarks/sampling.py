@@ -15,9 +15,9 @@ import sys
 
 import torch
 
-from dualdiff.pipeline import Pipeline
-from dualdiff.request import GenerateConfig, Request
-from dualdiff.types import Latents
+from dualdiff.core.types import Latents
+from dualdiff.generation.pipeline import Pipeline
+from dualdiff.generation.request import GenerateConfig, Request
 
 LENGTH_S = 4.0
 SEEDS = range(4)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from dualdiff.data.ledger import DatasetConfig
+from dualdiff.data.manifest import DatasetConfig
 from dualdiff.data.scan import Scan, scan
 
 MUSIC = Path(__file__).resolve().parents[1] / "examples" / "music"

@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dualdiff.diffusion.canvas import Known
-from dualdiff.pipeline import Pipeline
-from dualdiff.request import GenerateConfig, Given, Request, Rewrite
+from dualdiff.diffusion.windowed import Known
+from dualdiff.generation.pipeline import Pipeline
+from dualdiff.generation.request import GenerateConfig, Given, Request, Rewrite
 
 SPAN = 1024
 """Samples of a spectrum."""

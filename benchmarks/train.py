@@ -24,7 +24,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dualdiff.process import settle
+from dualdiff.core.process import settle
 
 settle()  # as every command does
 
@@ -32,22 +32,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dualdiff.core.device import compile_in_place, select_device, select_precision
+from dualdiff.core.rng import Stream
 from dualdiff.data.loader import Batch
-from dualdiff.device import compile_in_place, select_device, select_precision
+from dualdiff.model_store.model import LatentSpace
 from dualdiff.models import UNet
 from dualdiff.models.layers import MPConv, renormalise
-from dualdiff.seeding import Stream
-from dualdiff.settings import preset
-from dualdiff.store import LatentSpace
+from dualdiff.project.settings import preset
 from dualdiff.training.config import TrainConfig
-from dualdiff.training.ema import EMA
-from dualdiff.training.job import make_accelerator
+from dualdiff.training.ema.ema import EMA
+from dualdiff.training.ema.snapshots import is_due
 from dualdiff.training.loop import Loop, Trial
 from dualdiff.training.memory import memory_bytes
 from dualdiff.training.optimizer import make_optimizer
-from dualdiff.training.proof import Unheard
-from dualdiff.training.run import Run
-from dualdiff.training.snapshots import is_due
+from dualdiff.training.resume_check import Unheard
+from dualdiff.training.run_folder import Run
+from dualdiff.training.session import make_accelerator
 from dualdiff.training.unet import UNetObjective
 
 GAMES, ROWS, COLUMN_S = 4, 32, 0.064

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dualdiff.data.scan import scan
-from dualdiff.settings import Project, open_project, project_toml
+from dualdiff.project.settings import Project, open_project, project_toml
 
 MUSIC = Path(__file__).resolve().parents[1] / "examples" / "music"
 

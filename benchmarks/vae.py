@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from trials import MUSIC, Results, Trial, project_at
 
-from dualdiff.data.ledger import read_ledger, used
+from dualdiff.data.manifest import read_ledger, used
 from dualdiff.evaluation.metrics import METRICS
-from dualdiff.evaluation.reconstruction import reconstruction
-from dualdiff.settings import Project
-from dualdiff.stages import train_vae
-from dualdiff.store import load_vae
+from dualdiff.evaluation.vae_reconstruction import reconstruction
+from dualdiff.model_store.model import load_vae
+from dualdiff.project.settings import Project
+from dualdiff.tasks.train import train_vae
 
 EXCERPT_S = 8.0
 PACE_STEPS = 8

@@ -2,9 +2,9 @@
 
     python examples/add_a_format.py
 
-A format is any class with the attributes and methods of `dualdiff.formats.Format`. Entered in `FORMATS` under a name,
-it is a legal value of `format.name` in dualdiff.toml, and every command works with it. This one folds the waveform
-itself into rows, so nothing is lost on the way back; whether a VAE likes it is another question.
+A format is any class with the attributes and methods of `dualdiff.formats.base.Format`. Entered in `FORMATS` under a
+name, it is a legal value of `format.name` in dualdiff.toml, and every command works with it. This one folds the
+waveform itself into rows, so nothing is lost on the way back; whether a VAE likes it is another question.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from typing import Literal
 
 import torch
 
-from dualdiff.config import read, setting
-from dualdiff.formats import FORMATS
-from dualdiff.progress import Progress, silent
-from dualdiff.settings import Settings
-from dualdiff.types import Quality, Sample, Waveform
+from dualdiff.core.config import read, setting
+from dualdiff.core.progress import Progress, silent
+from dualdiff.core.types import Quality, Sample, Waveform
+from dualdiff.formats.base import FORMATS
+from dualdiff.project.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ After `make demo` there is a model in demo/models/unet.
 import sys
 
 from dualdiff import audio
-from dualdiff.pipeline import Pipeline
+from dualdiff.generation.pipeline import Pipeline
 
 pipeline = Pipeline.load(sys.argv[1])
 clip = pipeline.generate(games={pipeline.games[0]: 0.7, pipeline.games[-1]: 0.3}, length_s=10, seed=1)

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from dualdiff import audio, cli
-from dualdiff.data import measure
-from dualdiff.settings import project_toml
+from dualdiff.data import analysis
+from dualdiff.project.settings import project_toml
 from dualdiff.training import unet
 
 torch.set_num_threads(1)
@@ -124,7 +124,7 @@ def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 @pytest.fixture
 def project(tmp_path: Path, music: Path, run_cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a new project (nano) whose music is the tiny collection, not yet scanned."""
-    monkeypatch.setattr(measure, "FILES_PER_PROCESS", 1000)  # so few files are measured sooner than a process starts
+    monkeypatch.setattr(analysis, "FILES_PER_PROCESS", 1000)  # so few files are measured sooner than a process starts
     folder = tmp_path / "a project"
     assert run_cli("init", "--preset", "nano", "--project", folder).code == 0
     settings = folder / "dualdiff.toml"

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from dualdiff.data.latents import LatentFile, LatentIndex, LatentTrack, Variant
-from dualdiff.files import sha256_of
+from dualdiff.core.files import sha256_of
+from dualdiff.data.latent_dataset import LatentFile, LatentIndex, LatentTrack, Variant
 
 CHANNELS, ROWS = 2, 4
 

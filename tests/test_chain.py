@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, tiny_settings
 
 from dualdiff import audio
-from dualdiff.data.latents import LatentIndex
-from dualdiff.errors import ConfigError, DataError
-from dualdiff.settings import open_project
-from dualdiff.stages import train_unet, train_vae
-from dualdiff.store import load_model
+from dualdiff.core.errors import ConfigError, DataError
+from dualdiff.data.latent_dataset import LatentIndex
+from dualdiff.model_store.model import load_model
+from dualdiff.project.settings import open_project
+from dualdiff.tasks.train import train_unet, train_vae
+from tests.conftest import TINY, tiny_settings
 
 GROUPS = ("model.safetensors", "optimizer.safetensors", "ema.safetensors")
 

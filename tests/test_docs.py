@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from dualdiff import cli
-from dualdiff.settings import example_toml
+from dualdiff.project.settings import example_toml
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from test_store import write_model
 
-from dualdiff.data.ledger import DatasetConfig
-from dualdiff.errors import DataError, DualdiffError
-from dualdiff.evaluation.mix import MixMeter, load_mix, save_mix
-from dualdiff.pipeline import Pipeline
-from dualdiff.settings import open_project
+from dualdiff.core.errors import DataError, DualdiffError
+from dualdiff.data.manifest import DatasetConfig
+from dualdiff.evaluation.game_classifier import MixMeter, load_mix, save_mix
+from dualdiff.generation.pipeline import Pipeline
+from dualdiff.project.settings import open_project
+from tests.model_store.test_model import write_model
 
 RECIPE = Path(__file__).parent.parent / "examples" / "free-music"
 

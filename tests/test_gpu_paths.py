@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Outcome, melody, tiny_settings
-from pretend_gpu import OnGPU, pretended
 
 from dualdiff import audio, cli
-from dualdiff.device import select_precision
-from dualdiff.pipeline import Pipeline
-from dualdiff.request import GenerateConfig, Request
-from dualdiff.weights import load_tensors
+from dualdiff.core.device import select_precision
+from dualdiff.core.tensors import load_tensors
+from dualdiff.generation.pipeline import Pipeline
+from dualdiff.generation.request import GenerateConfig, Request
+from tests.conftest import Outcome, melody, tiny_settings
+from tests.pretend_gpu import OnGPU, pretended
 
 MIX = ("--game", "Bubble Bay:0.7,Crystal Caves:0.3")
 QUICK = ("--steps", "2", "--quality", "draft")

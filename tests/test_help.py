@@ -7,7 +7,8 @@ import pytest
 
 HEAVY = (
     "torch", "torchaudio", "numpy", "soundfile", "accelerate", "safetensors", "rich", "tomli", "tensorboard", "numba",
-    "PIL", "dualdiff.settings", "dualdiff.config", "dualdiff.pipeline", "dualdiff.training", "dualdiff.evaluation",
+    "PIL", "dualdiff.project.settings", "dualdiff.core.config",
+    "dualdiff.generation.pipeline", "dualdiff.training", "dualdiff.evaluation",
 )  # fmt: skip
 
 COMMANDS = (

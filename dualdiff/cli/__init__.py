@@ -18,8 +18,8 @@ import typer
 import dualdiff
 from dualdiff.cli import console, dataset, doctor, encode, generate, init, inspect, unet, vae
 from dualdiff.cli import format as format_
-from dualdiff.errors import DualdiffError, Interrupted, did_you_mean
-from dualdiff.process import settle
+from dualdiff.core.errors import DualdiffError, Interrupted, did_you_mean
+from dualdiff.core.process import settle
 
 app = typer.Typer(
     help="Turn a folder of game music into a model that writes new music for a weighted mix of those games.",

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dualdiff.progress import Progress, silent
+from dualdiff.core.progress import Progress, silent
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,7 @@ from dualdiff.cli.options import HERE, Overrides, ProjectDir
 
 if TYPE_CHECKING:
     from dualdiff.data.scan import Scan
-    from dualdiff.settings import Project
+    from dualdiff.project.settings import Project
 
 app = typer.Typer(help="The music to learn from.")
 
@@ -36,7 +36,7 @@ def scan(
 ) -> None:
     """Find, label and measure the music. The ledger says what became of each file."""
     from dualdiff.data import scan as scanning
-    from dualdiff.settings import open_project
+    from dualdiff.project.settings import open_project
 
     chosen = [f"dataset.folder={json.dumps(folder.resolve().as_posix())}"] if folder else []
     opened = open_project(project, [*(overrides or []), *chosen])
@@ -51,9 +51,9 @@ def scan(
 
 def _remember(project: "Project", folder: Path) -> None:
     """Write the folder into dualdiff.toml, for the commands that come next; relative where it lies in the project."""
-    from dualdiff.files import write_text_atomically
-    from dualdiff.settings import FILE_NAME
-    from dualdiff.tomledit import with_text
+    from dualdiff.core.files import write_text_atomically
+    from dualdiff.core.tomledit import with_text
+    from dualdiff.project.settings import FILE_NAME
 
     root, place = project.root.resolve(), folder.resolve()
     value = (place.relative_to(root) if place.is_relative_to(root) else place).as_posix()
@@ -66,8 +66,8 @@ def _remember(project: "Project", folder: Path) -> None:
 
 
 def _show(found: "Scan") -> None:
-    from dualdiff.data.ledger import summary
-    from dualdiff.data.verdict import REMEDIES
+    from dualdiff.data.manifest import summary
+    from dualdiff.data.selection import REMEDIES
 
     counts = summary(found.rows)
     rows = [

@@ -8,7 +8,7 @@ from dualdiff.cli.options import HERE, AsJson, ProjectDir
 
 def doctor(project: ProjectDir = HERE, as_json: AsJson = False) -> None:
     """Say what this machine has for dualdiff, what is missing, and how to get it."""
-    from dualdiff.evaluation.machine import examine
+    from dualdiff.inspection.doctor import examine
 
     checks = examine(project)
     missing = [check for check in checks if check.state == "missing"]

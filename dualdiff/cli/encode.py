@@ -8,7 +8,7 @@ from dualdiff.cli import console
 from dualdiff.cli.options import HERE, Overrides, ProjectDir
 
 if TYPE_CHECKING:
-    from dualdiff.settings import Project
+    from dualdiff.project.settings import Project
 
 
 def encode(
@@ -19,16 +19,16 @@ def encode(
     overrides: Overrides = None,
 ) -> None:
     """Turn the tracks into latents with the VAE; latents that are there already and still fit are kept."""
-    from dualdiff.settings import open_project
+    from dualdiff.project.settings import open_project
 
     opened = open_project(project, overrides or ())
     if check:
         _check(opened)
         return
-    from dualdiff import stages
+    from dualdiff.tasks import train
 
     with console.progress("encode") as progress:
-        result = stages.encode(opened, progress)
+        result = train.encode(opened, progress)
     kept = result.share - result.encoded
     console.note(f"encoded {result.encoded} of {result.share} tracks" + (f"; {kept} were there" if kept else ""))
     console.say(str(result.index.folder))
@@ -37,8 +37,8 @@ def encode(
 
 def _check(project: "Project") -> None:
     """Compare the latents of a project with their hashes, and with the tracks of the ledger."""
-    from dualdiff.data.latents import check
-    from dualdiff.data.ledger import read_ledger, used
+    from dualdiff.data.latent_dataset import check
+    from dualdiff.data.manifest import read_ledger, used
 
     with console.progress("check") as progress:
         index = check(project.path(project.settings.encode.folder), progress)

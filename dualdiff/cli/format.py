@@ -11,11 +11,11 @@ from dualdiff.cli.options import HERE, AsJson, Force, Overrides, ProjectDir, Qua
 from dualdiff.cli.training import CheckResume, Hours, Preview, beside_training
 
 if TYPE_CHECKING:
-    from dualdiff.data.ledger import Row
-    from dualdiff.evaluation.listening import Listening
-    from dualdiff.formats import Format
-    from dualdiff.settings import Project
-    from dualdiff.types import Quality
+    from dualdiff.core.types import Quality
+    from dualdiff.data.manifest import Row
+    from dualdiff.formats.base import Format
+    from dualdiff.pages.comparison_page import Listening
+    from dualdiff.project.settings import Project
 
 app = typer.Typer(help="The format: waveforms to samples and back.")
 
@@ -105,8 +105,8 @@ def compare(
 
     Slow baselines are judged on the middle 10 s of two tracks; the line of excerpts says so.
     """
-    from dualdiff.data.ledger import read_ledger, used
-    from dualdiff.settings import open_project
+    from dualdiff.data.manifest import read_ledger, used
+    from dualdiff.project.settings import open_project
 
     opened = open_project(project, overrides or ())
     made, wanted = _format(opened), _quality(quality)
@@ -149,14 +149,14 @@ def _compared(
 
 
 def _listening(out: Path | None, made: "Format", force: bool) -> "Listening | None":
-    from dualdiff.evaluation.listening import Listening
+    from dualdiff.pages.comparison_page import Listening
 
     return Listening(out, made.sample_rate, force) if out else None
 
 
 def _quality(name: str | None) -> "Quality":
-    from dualdiff.errors import UsageError, did_you_mean
-    from dualdiff.types import QUALITIES
+    from dualdiff.core.errors import UsageError, did_you_mean
+    from dualdiff.core.types import QUALITIES
 
     for quality in QUALITIES:
         if name in (quality, None):
@@ -188,8 +188,8 @@ def train(
     in [phase] and [phase.train] of dualdiff.toml. It needs `name = "mel"` in [format]; with `phase = "learned"` there,
     samples then become sound that way, and a VAE that is trained or exported takes a copy along.
     """
-    from dualdiff.settings import open_project
-    from dualdiff.wayback import train_phase
+    from dualdiff.project.settings import open_project
+    from dualdiff.tasks.train_phase import train_phase
 
     opened = open_project(project, overrides or ())
     if beside_training(opened, "format", check_resume, preview):
@@ -216,8 +216,8 @@ def spread(rows: "Sequence[Row]", count: int) -> "list[Row]":
 
 
 def _format(project: "Project") -> "Format":
-    from dualdiff.device import select_device
-    from dualdiff.store import open_format
+    from dualdiff.core.device import select_device
+    from dualdiff.model_store.model import open_format
 
     return open_format(project.settings.format, project.root, select_device(project.settings.project.device))
 

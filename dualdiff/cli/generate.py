@@ -10,10 +10,10 @@ from dualdiff.cli import console
 from dualdiff.cli.options import HERE, Force, Overrides, ProjectDir, QualityOption, open_or_defaults
 
 if TYPE_CHECKING:
-    from dualdiff.clips import Job
-    from dualdiff.pipeline import Clip
-    from dualdiff.settings import Project
-    from dualdiff.store import Model
+    from dualdiff.generation.output import Job
+    from dualdiff.generation.pipeline import Clip
+    from dualdiff.model_store.model import Model
+    from dualdiff.project.settings import Project
 
 Games = Annotated[
     list[str] | None,
@@ -147,12 +147,12 @@ def generate(
         "loudness": loudness,
     }
     order = {flag: value for flag, value in said.items() if value is not None}
-    from dualdiff import clips, lists, orders
-    from dualdiff.pipeline import Pipeline
-    from dualdiff.recipe import SIDECAR, differences
+    from dualdiff.generation import batch_file, output, parse
+    from dualdiff.generation.pipeline import Pipeline
+    from dualdiff.generation.recipe import SIDECAR, differences
 
-    orders.settings_of(order)  # refuses what cannot be before anything is loaded
-    rows = lists.read_list(list_) if list_ else None
+    parse.settings_of(order)  # refuses what cannot be before anything is loaded
+    rows = batch_file.read_list(list_) if list_ else None
     opened, changed = _open(project, {"out": out, "model": model, "guide": guide}, overrides or [])
     config, machine = opened.settings.generate, opened.settings.project
     plays, worse = _model_at(opened, config.model), _model_at(opened, config.guide) if config.guide else None
@@ -160,19 +160,19 @@ def generate(
     if ema is not None:
         pipeline.model = _averaged(pipeline.model, opened.root, ema)
     if rows is None:
-        jobs = orders.jobs_of(order, pipeline, config, changed)
+        jobs = parse.jobs_of(order, pipeline, config, changed)
     else:
-        jobs = lists.jobs_of_list(rows, order, pipeline, config, changed)
+        jobs = batch_file.jobs_of_list(rows, order, pipeline, config, changed)
     folder = opened.path(config.out)
     beside = ([PICTURE] if picture else []) + ([SIDECAR] if sidecar else [])
-    clips.require_free([folder / f"{job.stem}{end}" for job in jobs for end in (f".{job.kind}", *beside)], force)
+    output.require_free([folder / f"{job.stem}{end}" for job in jobs for end in (f".{job.kind}", *beside)], force)
     done = 0
     for batch in pipeline.batches([job.request for job in jobs]):
         with console.progress(_label(done, len(batch), len(jobs))) as progress:
             for clip in pipeline.render(batch, progress):
                 job = jobs[done]
                 _write(folder / job.name, clip, picture, sidecar)
-                for line in [*differences(job.recipe, clip.recipe), *clips.loop_lost(job.request, clip)]:
+                for line in [*differences(job.recipe, clip.recipe), *output.loop_lost(job.request, clip)]:
                     console.note(line)
                 console.say(str(folder / job.name))
                 done += 1
@@ -189,8 +189,8 @@ def _model_at(project: "Project", name: str) -> Path:
     Raises:
         DataError: there is none.
     """
-    from dualdiff.errors import DataError
-    from dualdiff.store import shipped_model
+    from dualdiff.core.errors import DataError
+    from dualdiff.model_store.model import shipped_model
 
     place = project.path(name)
     found = place if place.exists() else shipped_model(name)
@@ -202,7 +202,7 @@ def _model_at(project: "Project", name: str) -> Path:
 
 def _averaged(model: "Model", root: Path, ema: str) -> "Model":
     """The model with another average of its weights."""
-    from dualdiff.training.averaging import parse_average, run_of, with_average
+    from dualdiff.training.ema.posthoc import parse_average, run_of, with_average
 
     averaged, how = with_average(model, run_of(model, root), *parse_average(ema))
     console.note(f"weights averaged over a relative width of {how.width:g} at step {how.step}")
@@ -210,20 +210,20 @@ def _averaged(model: "Model", root: Path, ema: str) -> "Model":
 
 
 def _write(path: Path, clip: "Clip", picture: bool, sidecar: bool) -> None:
-    from dualdiff.clips import write_clip
+    from dualdiff.generation.output import write_clip
 
     write_clip(path, clip, sidecar)
     if picture:
-        from dualdiff.evaluation.plots import Row, write_spectrograms
+        from dualdiff.evaluation.spectrogram_image import Row, write_spectrograms
 
         write_spectrograms(path.with_suffix(PICTURE), [Row(path.stem, clip.waveform)], clip.sample_rate)
 
 
 def _show_sweep(jobs: "list[Job]", folder: Path, model: Path) -> None:
     """What was asked of each clip of a sweep, and which games it sounds like."""
-    from dualdiff.evaluation.around import Around
-    from dualdiff.evaluation.ear import Ear
-    from dualdiff.evaluation.sounds import shares_in_words
+    from dualdiff.inspection.audio import shares_in_words
+    from dualdiff.inspection.clip_analysis import Ear
+    from dualdiff.inspection.project_context import Around
 
     ear = Ear(Around(model=model), copies=False)
     for job in jobs:
@@ -242,9 +242,9 @@ def _open(project: Path, places: dict[str, Path | None], overrides: list[str]) -
 
     Without a project, the defaults, if a model is named or one travels with dualdiff.
     """
-    from dualdiff.config import parse_override
-    from dualdiff.settings import open_project
-    from dualdiff.store import named_model
+    from dualdiff.core.config import parse_override
+    from dualdiff.model_store.model import named_model
+    from dualdiff.project.settings import open_project
 
     guide = places["guide"] and named_model(places["guide"])
     places = {**places, "guide": guide, "model": _meant(project, places["model"], overrides)}
@@ -258,8 +258,8 @@ def _open(project: Path, places: dict[str, Path | None], overrides: list[str]) -
 
 def _meant(project: Path, model: Path | None, overrides: list[str]) -> Path | None:
     """The model folder that the flags mean: what is named, or where there is no project what travels with dualdiff."""
-    from dualdiff.settings import FILE_NAME
-    from dualdiff.store import named_model, shipped_model
+    from dualdiff.model_store.model import named_model, shipped_model
+    from dualdiff.project.settings import FILE_NAME
 
     if model:
         return named_model(model)

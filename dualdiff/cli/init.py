@@ -17,9 +17,9 @@ def init(
     force: Force = False,
 ) -> None:
     """Write dualdiff.toml here, from a preset, and say what comes next."""
-    from dualdiff.errors import UsageError
-    from dualdiff.files import write_text_atomically
-    from dualdiff.settings import FILE_NAME, PRESETS, project_toml
+    from dualdiff.core.errors import UsageError
+    from dualdiff.core.files import write_text_atomically
+    from dualdiff.project.settings import FILE_NAME, PRESETS, project_toml
 
     text = project_toml(preset, name or project.resolve().name)
     path = project / FILE_NAME

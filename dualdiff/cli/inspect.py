@@ -9,7 +9,7 @@ from dualdiff.cli import console
 from dualdiff.cli.options import HERE, AsJson, Force
 
 if TYPE_CHECKING:
-    from dualdiff.evaluation.finding import Finding, Sheet
+    from dualdiff.inspection.report_data import Finding, Sheet
 
 SHOWN_ROWS = 40
 """Rows of a table on the terminal; `--json` and `--html` have more."""
@@ -47,15 +47,16 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what a path is and what is known of it."""
-    from dualdiff.evaluation import inspection, report
+    from dualdiff.inspection import dispatch
+    from dualdiff.pages import page
 
-    asked = inspection.Asked(project=project, model=model, row=row, copies=copies, part=part)
+    asked = dispatch.Asked(project=project, model=model, row=row, copies=copies, part=part)
     if html:
-        report.require_free(html, force)
+        page.require_free(html, force)
     with console.progress("inspect") as progress:
-        found = _average(path, ema) if ema is not None else inspection.inspect(path, asked, progress)
+        found = _average(path, ema) if ema is not None else dispatch.inspect(path, asked, progress)
     if html:
-        report.write_report(html, found, force)
+        page.write_report(html, found, force)
     if as_json:
         tables = {
             sheet.title: [dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows] for sheet in found.sheets
@@ -73,8 +74,8 @@ def inspect(
 
 def _average(run: Path, ema: str) -> "Finding":
     """What is known of an average of a run's weights."""
-    from dualdiff.evaluation.averages import inspect_average
-    from dualdiff.training.averaging import parse_average
+    from dualdiff.inspection.ema import inspect_average
+    from dualdiff.training.ema.posthoc import parse_average
 
     return inspect_average(run, *parse_average(ema))
 

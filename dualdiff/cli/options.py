@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 if TYPE_CHECKING:
-    from dualdiff.settings import Project
+    from dualdiff.project.settings import Project
 
 ProjectDir: TypeAlias = Annotated[
     Path, typer.Option("--project", metavar="DIR", help="The folder that holds dualdiff.toml.", show_default="here")
@@ -30,8 +30,8 @@ def open_or_defaults(project: Path, overrides: list[str] | None) -> "Project":
     Raises:
         ConfigError: a folder was named that holds no project, or the settings cannot be.
     """
-    from dualdiff.config import read
-    from dualdiff.settings import FILE_NAME, Project, Settings, open_project
+    from dualdiff.core.config import read
+    from dualdiff.project.settings import FILE_NAME, Project, Settings, open_project
 
     if project == HERE and not (project / FILE_NAME).exists():
         settings, source = read(Settings, "", "the defaults", overrides or ())

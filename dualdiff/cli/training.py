@@ -7,7 +7,7 @@ import typer
 from dualdiff.cli import console
 
 if TYPE_CHECKING:
-    from dualdiff.settings import Project
+    from dualdiff.project.settings import Project
 
 Hours: TypeAlias = Annotated[
     float | None,
@@ -32,9 +32,9 @@ def beside_training(project: "Project", group: str, check_resume: bool, preview:
     Raises:
         DualdiffError: the training does not resume exactly.
     """
-    from dualdiff.errors import DualdiffError
-    from dualdiff.trainings import check_resume as prove
-    from dualdiff.trainings import preview_again
+    from dualdiff.core.errors import DualdiffError
+    from dualdiff.tasks.registry import check_resume as prove
+    from dualdiff.tasks.registry import preview_again
 
     if preview is not None:
         for path in preview_again(project, group, preview):

@@ -22,8 +22,8 @@ def train(
     Ctrl-C saves after the step at hand; the same command then goes on. How long, how large and how often to save is
     in [unet.train] of dualdiff.toml.
     """
-    from dualdiff.settings import open_project
-    from dualdiff.stages import train_unet
+    from dualdiff.project.settings import open_project
+    from dualdiff.tasks.train import train_unet
 
     opened = open_project(project, overrides or ())
     if beside_training(opened, "unet", check_resume, preview):

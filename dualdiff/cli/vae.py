@@ -25,8 +25,8 @@ def train(
     Ctrl-C saves after the step at hand; the same command then goes on. How long, how large and how often to save is
     in [vae.train] of dualdiff.toml.
     """
-    from dualdiff.settings import open_project
-    from dualdiff.stages import train_vae
+    from dualdiff.project.settings import open_project
+    from dualdiff.tasks.train import train_vae
 
     opened = open_project(project, overrides or ())
     if beside_training(opened, "vae", check_resume, preview):
@@ -49,11 +49,11 @@ def judge(
 
     The tracks are those that the scan kept out of training. The VAE is the one that `encode` uses.
     """
-    from dualdiff.data.ledger import read_ledger, used
-    from dualdiff.device import select_device
-    from dualdiff.evaluation.reconstruction import reconstruction
-    from dualdiff.settings import open_project
-    from dualdiff.store import load_vae
+    from dualdiff.core.device import select_device
+    from dualdiff.data.manifest import read_ledger, used
+    from dualdiff.evaluation.vae_reconstruction import reconstruction
+    from dualdiff.model_store.model import load_vae
+    from dualdiff.project.settings import open_project
 
     opened = open_project(project, overrides or ())
     settings = opened.settings

@@ -17,16 +17,24 @@ from typing import Any, Protocol
 import torch
 
 from dualdiff import audio
-from dualdiff.data.crops import at_loudness
-from dualdiff.data.latentfile import Spool, facts_of, spool
-from dualdiff.data.latents import INDEX_NAME, VERSION, EncodeConfig, LatentFile, LatentIndex, LatentTrack, Variant
-from dualdiff.data.ledger import Row, games_of
-from dualdiff.data.windows import windows
-from dualdiff.errors import DataError
-from dualdiff.files import hash_of, sha256_of
-from dualdiff.formats import Format, Transposable
-from dualdiff.progress import Progress, silent
-from dualdiff.types import Latents, Sample, Waveform
+from dualdiff.core.errors import DataError
+from dualdiff.core.files import hash_of, sha256_of
+from dualdiff.core.progress import Progress, silent
+from dualdiff.core.types import Latents, Sample, Waveform
+from dualdiff.data.chunks import windows
+from dualdiff.data.latent_dataset import (
+    INDEX_NAME,
+    VERSION,
+    EncodeConfig,
+    LatentFile,
+    LatentIndex,
+    LatentTrack,
+    Variant,
+)
+from dualdiff.data.latent_file import Spool, facts_of, spool
+from dualdiff.data.manifest import Row, games_of
+from dualdiff.data.waveform_dataset import at_loudness
+from dualdiff.formats.base import Format, Transposable
 
 GRID = 64
 """Frames that pieces are multiples of, whatever the VAE's reduction (8)."""

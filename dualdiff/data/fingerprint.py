@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dualdiff.data.machinecode import compiled
-from dualdiff.errors import DataError
+from dualdiff.core.errors import DataError
+from dualdiff.core.jit import compiled
 
 Samples: TypeAlias = NDArray[np.float32]
 

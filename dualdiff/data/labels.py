@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from dualdiff.data.measure import Facts, tidy
-from dualdiff.errors import DataError
+from dualdiff.core.errors import DataError
+from dualdiff.data.analysis import Facts, tidy
 
 Label: TypeAlias = Callable[[Facts], str]
 """Gives the name of a file's game, empty where nothing names it."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dualdiff.errors import DualdiffError
+from dualdiff.core.errors import DualdiffError
 
 Made = TypeVar("Made")
 

@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-from dualdiff import render
+from dualdiff.audio import ffmpeg
+from dualdiff.audio.ffmpeg import Rendering
+from dualdiff.core.errors import DataError, DualdiffError
+from dualdiff.core.progress import Progress, silent
 from dualdiff.data import fingerprint, labels
+from dualdiff.data.analysis import Facts, Found, find, measure, measure_all
 from dualdiff.data.fingerprint import Fingerprint
+from dualdiff.data.fingerprint_store import prints_path, read_prints, write_prints
 from dualdiff.data.labels import Label
-from dualdiff.data.ledger import LEDGER_NAME, DatasetConfig, Row, music_folder, read_ledger, write_ledger
-from dualdiff.data.measure import Facts, Found, find, measure, measure_all
-from dualdiff.data.prints import prints_path, read_prints, write_prints
-from dualdiff.data.verdict import REMEDIES, commonest_reason, judge, with_splits
-from dualdiff.errors import DataError, DualdiffError
-from dualdiff.progress import Progress, silent
-from dualdiff.render import Rendering
+from dualdiff.data.manifest import LEDGER_NAME, DatasetConfig, Row, music_folder, read_ledger, write_ledger
+from dualdiff.data.selection import REMEDIES, commonest_reason, judge, with_splits
 
 CACHE_NAME = "rendered"
 """The folder, in the project's, of the FLAC files that ffmpeg makes of what only it can play."""
@@ -73,7 +73,7 @@ def scan(
     facts = [known[file.path] for file in files if _is_unchanged(file, known.get(file.path), rendering)]
     reused = {own.path for own in facts}
     fresh = [file for file in files if file.path not in reused]
-    look = partial(measure, rendering=rendering if render.has_ffmpeg() else None)
+    look = partial(measure, rendering=rendering if ffmpeg.has_ffmpeg() else None)
     if fresh:
         progress(len(facts), len(files))
     for own in measure_all(folder, fresh, processes, look):
@@ -90,7 +90,7 @@ def scan(
     if rows != before:
         write_ledger(ledger, rows)
     journal.discard()
-    render.prune(rendering.cache, {Path(row.rendered).name for row in rows if row.rendered})
+    ffmpeg.prune(rendering.cache, {Path(row.rendered).name for row in rows if row.rendered})
     unmatched = label.unmatched(row.path for row in rows) if isinstance(label, labels.Table) else []
     return Scan(rows=rows, measured=len(fresh), ignored=ignored, unmatched=unmatched)
 

@@ -13,8 +13,8 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from dualdiff.diffusion.denoiser import Denoise
-from dualdiff.types import Latents
+from dualdiff.core.types import Latents
+from dualdiff.diffusion.preconditioning import Denoise
 
 StepCallback: TypeAlias = Callable[[int, int], None]
 """Told (steps done, steps in all) after each step."""

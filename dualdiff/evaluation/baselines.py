@@ -14,12 +14,12 @@ import torch
 import torchaudio
 
 from dualdiff import audio
-from dualdiff.errors import UsageError, did_you_mean
-from dualdiff.formats import Format
-from dualdiff.formats.filters import mel_inverse
+from dualdiff.core.errors import UsageError, did_you_mean
+from dualdiff.core.progress import Progress, silent
+from dualdiff.core.types import Quality, Sample, Waveform
+from dualdiff.formats.base import Format
+from dualdiff.formats.filterbank import mel_inverse
 from dualdiff.formats.mel import MelConfig, MelFormat
-from dualdiff.progress import Progress, silent
-from dualdiff.types import Quality, Sample, Waveform
 
 BASELINES = ("fgla-400", "griffin-lim-32", "mp3-64", "mp3-128", "opus-64", "opus-128")
 """Compared with unless said otherwise."""

@@ -13,9 +13,9 @@ import torchaudio
 from torch import Tensor, nn
 
 from dualdiff import audio
-from dualdiff.files import read_json
-from dualdiff.types import Waveform
-from dualdiff.weights import load_into, load_tensors
+from dualdiff.core.files import read_json
+from dualdiff.core.tensors import load_into, load_tensors
+from dualdiff.core.types import Waveform
 
 WEIGHTS = Path(__file__).parents[1] / "assets" / "musicnn" / "msd.safetensors"
 RATE = 16000

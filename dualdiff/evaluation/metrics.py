@@ -14,8 +14,8 @@ import torchaudio
 from torch import Tensor
 
 from dualdiff.audio import loudness_lufs
+from dualdiff.core.types import Waveform
 from dualdiff.evaluation import notes
-from dualdiff.types import Waveform
 
 RESOLUTIONS = (512, 1024, 2048)
 """n_fft of the multi-resolution distance; the hop is a quarter."""

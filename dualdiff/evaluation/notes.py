@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dualdiff import audio
-from dualdiff.errors import UsageError
-from dualdiff.types import Waveform
+from dualdiff.core.errors import UsageError
+from dualdiff.core.types import Waveform
 
 NETWORK = Path(__file__).parents[1] / "assets" / "basic-pitch" / "nmp.onnx"
 MISSING = "pip install 'dualdiff[eval]'"

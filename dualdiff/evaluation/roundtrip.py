@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from dualdiff import audio
-from dualdiff.errors import DataError, UsageError
+from dualdiff.core.errors import DataError, UsageError
+from dualdiff.core.progress import Progress, silent
+from dualdiff.core.types import Quality, Waveform
 from dualdiff.evaluation.baselines import Passed, Way, available, baseline, is_slow, through
 from dualdiff.evaluation.metrics import measure
-from dualdiff.evaluation.plots import Row, write_spectrograms
-from dualdiff.formats import Format
-from dualdiff.progress import Progress, silent
-from dualdiff.types import Quality, Waveform
+from dualdiff.evaluation.spectrogram_image import Row, write_spectrograms
+from dualdiff.formats.base import Format
 
 SLOW_S = 10.0
 """A slow way is judged on so much from the middle of an excerpt,"""

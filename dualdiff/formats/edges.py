@@ -20,8 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dualdiff.formats.heap import compiled
-from dualdiff.formats.phase import AUDIBLE, Known, apart, known_or_random, phase_gradient
+from dualdiff.formats.pghi import compiled
+from dualdiff.formats.phase_retrieval import AUDIBLE, Known, apart, known_or_random, phase_gradient
 from dualdiff.formats.stft import Stft
 
 SWEEPS = 10

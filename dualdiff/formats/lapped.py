@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dualdiff.config import setting
-from dualdiff.progress import Progress, silent
-from dualdiff.types import Quality, Sample, Waveform
+from dualdiff.core.config import setting
+from dualdiff.core.progress import Progress, silent
+from dualdiff.core.types import Quality, Sample, Waveform
 
 TILT_HZ = 500.0
 """Below this music is about as strong at all frequencies; above it falls."""

@@ -11,10 +11,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dualdiff.config import setting
-from dualdiff.errors import ConfigError
+from dualdiff.core.config import setting
+from dualdiff.core.errors import ConfigError
+from dualdiff.core.types import Quality, Waveform
 from dualdiff.formats.edges import Edges, Network, cells, true_edges
-from dualdiff.formats.filters import filters_on, mel_inverse
+from dualdiff.formats.filterbank import filters_on, mel_inverse
+from dualdiff.formats.griffin_lim import Bands, Pace, Polish
 from dualdiff.formats.melbase import (
     DECODE_STDS,
     ENCODE_STDS,
@@ -24,10 +26,8 @@ from dualdiff.formats.melbase import (
     accelerated,
     free_at,
 )
-from dualdiff.formats.phase import Integrated, Recovery, at_random
-from dualdiff.formats.polish import Bands, Pace, Polish
+from dualdiff.formats.phase_retrieval import Integrated, Recovery, at_random
 from dualdiff.formats.stft import Stft, cut, hann_power_window
-from dualdiff.types import Quality, Waveform
 
 GENTLE = Pace(0.45, 0.45, 1.0)
 """For the iterations behind a network: more momentum takes back what it knew."""

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dualdiff.config import setting
-from dualdiff.formats.filters import centres_hz, grouped, mel_filters
-from dualdiff.formats.phase import Recovery, Source, go_on, recover
-from dualdiff.formats.polish import ACCELERATED, Bands, Polish, Target
+from dualdiff.core.config import setting
+from dualdiff.core.progress import Progress, silent
+from dualdiff.core.types import Quality, Sample, Waveform
+from dualdiff.formats.filterbank import centres_hz, grouped, mel_filters
+from dualdiff.formats.griffin_lim import ACCELERATED, Bands, Polish, Target
+from dualdiff.formats.phase_retrieval import Recovery, Source, go_on, recover
 from dualdiff.formats.stft import Transform, magnitude
-from dualdiff.progress import Progress, silent
-from dualdiff.types import Quality, Sample, Waveform
 
 ITERATIONS = {
     "pghi": {"draft": 8, "default": 30, "high": 75},

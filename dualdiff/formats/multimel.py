@@ -13,8 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dualdiff.config import setting
-from dualdiff.formats.filters import filters_on, mel_inverse
+from dualdiff.core.config import setting
+from dualdiff.core.types import Quality
+from dualdiff.formats.dual_stft import SplitStart, SplitStft
+from dualdiff.formats.filterbank import filters_on, mel_inverse
+from dualdiff.formats.griffin_lim import Bands, Polish
 from dualdiff.formats.melbase import (
     DECODE_STDS,
     ENCODE_STDS,
@@ -25,11 +28,8 @@ from dualdiff.formats.melbase import (
     free_at,
     gaussian_std,
 )
-from dualdiff.formats.phase import Recovery, at_random
-from dualdiff.formats.polish import Bands, Polish
-from dualdiff.formats.split import SplitStart, SplitStft
+from dualdiff.formats.phase_retrieval import Recovery, at_random
 from dualdiff.formats.stft import Stft, cut, hann_power_window
-from dualdiff.types import Quality
 
 ALIGNED = 64
 """Half the length of a cut window is a multiple of this, so that it can be decimated."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dualdiff.types import Waveform
+from dualdiff.core.types import Waveform
 
 
 def hann_power_window(length: int, power: int) -> Tensor:

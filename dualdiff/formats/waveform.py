@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dualdiff.config import setting
-from dualdiff.progress import Progress, silent
-from dualdiff.types import Quality, Sample, Waveform
+from dualdiff.core.config import setting
+from dualdiff.core.progress import Progress, silent
+from dualdiff.core.types import Quality, Sample, Waveform
 
 
 @dataclass(frozen=True, kw_only=True)

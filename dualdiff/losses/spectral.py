@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dualdiff.config import setting
-from dualdiff.errors import ConfigError
-from dualdiff.types import Sample
+from dualdiff.core.config import setting
+from dualdiff.core.errors import ConfigError
+from dualdiff.core.types import Sample
 
 FLAT_TOP = (0.21557895, -0.41663158, 0.277263158, -0.083578947, 0.006947368)  # cosine terms 0 to 4 (d'Antona, Ferrero)
 MAGNITUDE_EPSILON = 1e-6  # rounds the tip of |F| at 0, where it has no derivative

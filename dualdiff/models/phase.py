@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dualdiff.config import setting
+from dualdiff.core.config import setting
 from dualdiff.models.layers import MPConv, mp_silu, mp_sum_scales
 
 INPUTS = 6

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dualdiff.config import setting
+from dualdiff.core.config import setting
 from dualdiff.models.layers import (
     Attention,
     Block,

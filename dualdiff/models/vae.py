@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dualdiff.config import setting
+from dualdiff.core.config import setting
+from dualdiff.core.types import Latents, Sample
 from dualdiff.models.layers import Block, MPConv, position_channels, with_positions
-from dualdiff.types import Latents, Sample
 
 LOG_RATIO_LIMIT = 7.0
 """A learned standard deviation stays within e^7 of where it starts."""

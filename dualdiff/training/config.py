@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dualdiff.config import setting
+from dualdiff.core.config import setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,23 +19,23 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from dualdiff.core.errors import ConfigError, DualdiffError, Interrupted
+from dualdiff.core.files import write_text_atomically
+from dualdiff.core.progress import Progress, silent
+from dualdiff.core.rng import Stream
+from dualdiff.core.tensors import load_into, tensors_of
 from dualdiff.data.loader import Batch, BatchSource, load
-from dualdiff.errors import ConfigError, DualdiffError, Interrupted
-from dualdiff.files import write_text_atomically
 from dualdiff.models.layers import renormalise
-from dualdiff.progress import Progress, silent
-from dualdiff.seeding import Stream
 from dualdiff.training.config import TrainConfig
-from dualdiff.training.ema import EMA, decay_at, gamma_of
+from dualdiff.training.distributed import all_or_none, is_true_for_any, of_the_first
+from dualdiff.training.ema.ema import EMA, decay_at, gamma_of
+from dualdiff.training.ema.snapshots import is_due as is_snapshot_due
 from dualdiff.training.memory import is_out_of_memory, largest_fitting, memory_bytes, out_of_memory
 from dualdiff.training.objective import Loss, Objective, Picture, Place, Watcher
 from dualdiff.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
-from dualdiff.training.plan import EVENTS, Budget
-from dualdiff.training.processes import all_or_none, is_true_for_any, of_the_first
-from dualdiff.training.run import COSTS_NAME, Checkpoint, Run
-from dualdiff.training.snapshots import is_due as is_snapshot_due
-from dualdiff.training.stop import StopSignals
-from dualdiff.weights import load_into, tensors_of
+from dualdiff.training.run_folder import COSTS_NAME, Checkpoint, Run
+from dualdiff.training.signals import StopSignals
+from dualdiff.training.time_budget import EVENTS, Budget
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dualdiff.errors import DualdiffError
+from dualdiff.core.errors import DualdiffError
 from dualdiff.training.config import TrainConfig
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from dualdiff.core.rng import Stream
 from dualdiff.data.loader import Batch
-from dualdiff.seeding import Stream
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dualdiff.errors import DataError
+from dualdiff.core.errors import DataError
 from dualdiff.training.config import TrainConfig
 
 

@@ -10,7 +10,7 @@ from dualdiff.formats.mel import MelFormat
 from dualdiff.losses.edges import by_loudness, misses, von_mises_nll
 from dualdiff.models.phase import PhaseNet
 from dualdiff.training.objective import Loss, Place
-from dualdiff.training.watch import write_preview
+from dualdiff.training.tensorboard import write_preview
 
 
 class PhaseObjective:

@@ -11,17 +11,17 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from dualdiff.data.latents import ENCODE, LatentIndex
-from dualdiff.data.ledger import Row
+from dualdiff.core.errors import DataError, DualdiffError
+from dualdiff.core.files import sha256_of
+from dualdiff.core.types import Waveform
+from dualdiff.data.latent_dataset import ENCODE, LatentIndex
 from dualdiff.data.loader import Batch
-from dualdiff.errors import DataError, DualdiffError
-from dualdiff.files import sha256_of
+from dualdiff.data.manifest import Row
+from dualdiff.model_store.model import SIGMA_DATA, VAEModel
 from dualdiff.models import VAE
-from dualdiff.store import SIGMA_DATA, VAEModel
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.loop import Trial
 from dualdiff.training.memory import divisors, free_bytes, memory_bytes, out_of_memory, saved_bytes
-from dualdiff.types import Waveform
 
 log = logging.getLogger(__name__)
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dualdiff.config import setting
+from dualdiff.core.config import setting
+from dualdiff.core.rng import Stream
+from dualdiff.core.types import Latents, Sigma
 from dualdiff.data.loader import Batch
-from dualdiff.diffusion.denoiser import Denoiser, Preconditioning, loss_weight
-from dualdiff.diffusion.noise import NoiseConfig, NoiseLaw, log_sigma_grid, make_law, stratified_quantiles
+from dualdiff.diffusion.noise_distribution import NoiseConfig, NoiseLaw, log_sigma_grid, make_law, stratified_quantiles
+from dualdiff.diffusion.preconditioning import Denoiser, Preconditioning, loss_weight
+from dualdiff.generation.pipeline import Pipeline
+from dualdiff.model_store.model import SIGMA_DATA, LatentSpace, Model, VAEModel
 from dualdiff.models.unet import UNet
-from dualdiff.pipeline import Pipeline
-from dualdiff.seeding import Stream
-from dualdiff.store import SIGMA_DATA, LatentSpace, Model, VAEModel
 from dualdiff.training.objective import Loss, Place
-from dualdiff.training.plan import scaled
-from dualdiff.training.run import RECORD_NAME
-from dualdiff.training.watch import PREVIEWED, write_preview
-from dualdiff.types import Latents, Sigma
+from dualdiff.training.run_folder import RECORD_NAME
+from dualdiff.training.tensorboard import PREVIEWED, write_preview
+from dualdiff.training.time_budget import scaled
 
 VALIDATION_SIGMAS = (0.05, 0.2, 0.8, 3.0, 12.0)
 """Noise levels at which held-out latents are measured, as far as the VAE's own noise lies below."""

@@ -8,15 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dualdiff.config import setting
+from dualdiff.core.config import setting
+from dualdiff.core.types import Latents, Sample, Waveform
 from dualdiff.data.loader import Batch
-from dualdiff.formats import Format
+from dualdiff.formats.base import Format
 from dualdiff.losses.spectral import SpectralLoss2d, SpectralLossConfig, pointwise_loss
-from dualdiff.losses.spectral1d import SpectralLoss1d, SpectralLoss1dConfig
+from dualdiff.losses.spectral_1d import SpectralLoss1d, SpectralLoss1dConfig
 from dualdiff.models.vae import VAE
 from dualdiff.training.objective import Loss, Place
-from dualdiff.training.watch import PREVIEWED, write_preview
-from dualdiff.types import Latents, Sample, Waveform
+from dualdiff.training.tensorboard import PREVIEWED, write_preview
 
 VALIDATED_AT_ONCE = 4
 """Held-out crops in one forward pass: what bounds the memory."""

@@ -28,7 +28,7 @@ from typing import Any
 
 import tomli
 
-from dualdiff.errors import DataError, DualdiffError
+from dualdiff.core.errors import DataError, DualdiffError
 
 RECIPE = Path(__file__).resolve().parent
 SAMPLE_RATE = 32000

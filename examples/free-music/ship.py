@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dualdiff.errors import DataError, DualdiffError
-from dualdiff.files import write_text_atomically
-from dualdiff.parts import add_part, read_model_json, read_part
-from dualdiff.store import load_model, load_vae, save_unet, save_vae
+from dualdiff.core.errors import DataError, DualdiffError
+from dualdiff.core.files import write_text_atomically
+from dualdiff.model_store.components import add_part, read_model_json, read_part
+from dualdiff.model_store.model import load_model, load_vae, save_unet, save_vae
 
 LARGEST_BYTES = 40_000_000
 """What a package can carry without being a burden."""

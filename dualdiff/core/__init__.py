@@ -1,0 +1,1 @@
+"""Foundations: errors, tensor types, progress, strict configs, safe files, random streams, devices."""

@@ -1,0 +1,1 @@
+"""From a request to clips on disk: the pipeline, what it accepts, and what it writes."""

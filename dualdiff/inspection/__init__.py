@@ -1,0 +1,1 @@
+"""Facts about a path: what a file or folder is, and how it was made."""

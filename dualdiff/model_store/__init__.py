@@ -1,0 +1,1 @@
+"""Models on disk: folders of JSON and safetensors, and their parts."""

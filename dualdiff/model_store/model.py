@@ -1,0 +1,293 @@
+"""A model folder on disk: JSON and safetensors, chained by hashes. The only one that knows what a model is made of.
+
+    model.json      what lies here, with the hash of each part; written last, so that a folder is whole or not there
+    format.json     the format's constants
+    phase.json      if its way back is learned: architecture and ancestry; phase.safetensors the weights
+    vae.json        architecture and ancestry;  vae.safetensors the weights
+    unet.json       architecture, ancestry, latent statistics;  unet.safetensors the weights
+    labels.json     the games, in the order of the UNet's labels
+    mix.json        what hears how much a clip is like each game;  mix.safetensors the numbers; not in every model
+    README.md       the model card
+
+The parts and their hashes are the matter of `parts`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualdiff.core import config as configs
+from dualdiff.core.errors import ConfigError, DataError
+from dualdiff.core.files import hash_of, read_json, write_bytes_atomically, write_json_atomically
+from dualdiff.core.tensors import load_into
+from dualdiff.core.types import Latents, Sample
+from dualdiff.formats.base import FORMATS, Format
+from dualdiff.formats.mel import MelFormat
+from dualdiff.model_store.components import finish, read_model_json, read_part, save_part
+from dualdiff.models import MODELS, VAE, PhaseNet, UNet
+from dualdiff.models.layers import bake
+
+ASSETS = Path(str(resources.files("dualdiff"))) / "assets"
+"""Where what travels with the package lies."""
+
+PHASE_FILES = ("phase.json", "phase.safetensors")
+"""The network of the format's learned way back, where a model has one."""
+
+PRECISION_OF_PHASE = torch.bfloat16
+"""Of that network, in training and afterwards: it says angles, to a few degrees at best."""
+
+SIGMA_DATA = 0.5
+"""The standard deviation that latents are normalised to before diffusion."""
+
+
+@dataclass(frozen=True)
+class VAEModel:
+    """A format and a VAE that belong together, ready to use."""
+
+    folder: Path
+    format: Format
+    vae: VAE
+    format_hash: str
+    vae_hash: str
+
+    @property
+    def context_frames(self) -> int:
+        """Frames on each side that a latent sees at most."""
+        return self.vae.context_frames
+
+    def encode(self, sample: Sample) -> Latents:
+        """The mode of the latents of a sample; see `VAE.encode`."""
+        with torch.inference_mode():
+            return self.vae.encode(sample.to(self.vae.positions.device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpace:
+    """How latents are normalised for diffusion, and the noise level below which they are the VAE's own noise."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sigma_min: float
+
+    def normalise(self, latents: Latents) -> Latents:
+        """(B, C, F, N) of the VAE to mean 0 and standard deviation `SIGMA_DATA` per channel."""
+        mean, std = self._broadcast(latents)
+        return (latents - mean) / std * SIGMA_DATA
+
+    def restore(self, latents: Latents) -> Latents:
+        """The inverse of `normalise`."""
+        mean, std = self._broadcast(latents)
+        return latents / SIGMA_DATA * std + mean
+
+    def _broadcast(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(torch.tensor(values, device=like.device)[:, None, None] for values in (self.mean, self.std))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole model: format, VAE, UNet and the games it knows, with the hash that names it."""
+
+    vae_model: VAEModel
+    unet: UNet
+    space: LatentSpace
+    games: tuple[str, ...]
+    unet_hash: str
+    facts: Mapping[str, Any]
+
+
+def shipped_model(name: str = "nano") -> Path | None:
+    """The folder of a model that travels with the package; None where there is none of that name."""
+    folder = ASSETS / name
+    return folder if (folder / "model.json").is_file() else None
+
+
+def named_model(path: Path) -> Path:
+    """The folder that a path means: itself, or the model of that name that travels with the package."""
+    is_name = len(path.parts) == 1 and not path.exists()
+    return (shipped_model(path.name) if is_name else None) or path
+
+
+def format_hash(format: Format) -> str:
+    """What names a format: the hash of the constants that its samples depend on; how they are decoded may change."""
+    decode_only: tuple[str, ...] = getattr(format.config, "DECODE_ONLY", ())
+    return hash_of({name: value for name, value in configs.plain(format.config).items() if name not in decode_only})
+
+
+def save_phase(
+    folder: Path, format: Format, network: PhaseNet, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
+) -> None:
+    """Write a model folder that holds a format and the network of its learned way back."""
+    parts = {"format": format_hash(format)}
+    write_json_atomically(folder / "format.json", {**configs.plain(format.config), "phase": "learned"})
+    parts["phase"] = save_part(folder, "phase", configs.plain(network.config), weights, dict(parts), facts)
+    finish(folder, parts, card)
+
+
+def save_vae(
+    folder: Path,
+    format: Format,
+    vae: VAE,
+    weights: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    card: str,
+    phase: Path | None = None,
+) -> None:
+    """Write a model folder that holds a format and a VAE, and a copy of the phase network in the folder `phase`.
+
+    Raises:
+        DataError: that folder holds no such network, or one for another format.
+    """
+    parts = {"format": format_hash(format)}
+    write_json_atomically(folder / "format.json", configs.plain(format.config))
+    if phase is not None:
+        parts["phase"] = _phase_hash(phase, parts["format"])
+        _copy(phase, folder, PHASE_FILES)
+    parts["vae"] = save_part(folder, "vae", configs.plain(vae.config), weights, {"format": parts["format"]}, facts)
+    finish(folder, parts, card)
+
+
+def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        write_bytes_atomically(folder / name, (source / name).read_bytes())
+
+
+def save_unet(
+    folder: Path, vae_model: VAEModel, unet: UNet, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
+) -> None:
+    """Write a whole model folder: copies of the format and VAE it was trained on, then the UNet.
+
+    `facts` must hold "games", "latent_mean", "latent_std" and "sigma_min": what generation needs besides weights; and
+    may hold "crop_columns", how long the latents were that the UNet was trained on.
+    """
+    _copy(vae_model.folder, folder, ("format.json", "vae.json", "vae.safetensors"))
+    parts = {"format": vae_model.format_hash, "vae": vae_model.vae_hash}
+    write_json_atomically(folder / "labels.json", list(facts["games"]))
+    parts["unet"] = save_part(folder, "unet", configs.plain(unet.config), weights, parts, facts)
+    carried = read_model_json(vae_model.folder)["parts"]
+    if "phase" in carried:  # not a parent: how samples become sound may change
+        parts["phase"] = carried["phase"]
+        _copy(vae_model.folder, folder, PHASE_FILES)
+    finish(folder, parts, card)
+
+
+def load_format(folder: Path, device: str | torch.device = "cpu") -> Format:
+    """The format of a model folder.
+
+    Raises:
+        DataError: it is missing, unknown, or not the one that `model.json` names.
+    """
+    parts = read_model_json(folder)["parts"]
+    table = read_json(folder / "format.json")
+    kind, config = _known(FORMATS, table, folder / "format.json")
+    made: Format = kind(config, device=device)
+    if format_hash(made) != parts["format"]:
+        raise DataError(
+            f"the format in {folder} is not the one that its model.json names", "files were mixed: copy it again"
+        )
+    return _with_way_back(made, folder, folder)
+
+
+def open_format(config: Any, root: Path, device: str | torch.device = "cpu") -> Format:
+    """The format of a project's settings; the folder of its network, where it has one, is taken from `root`.
+
+    Raises:
+        DataError: there is no such network, or it is for another format.
+    """
+    made: Format = FORMATS[config.name](config, device=device)
+    return _with_way_back(made, root / Path(getattr(config, "phase_model", "")).expanduser(), root)
+
+
+def _with_way_back(made: Format, folder: Path, root: Path) -> Format:
+    """The format with the network of its way back, from a folder, if it asks for one."""
+    if not isinstance(made, MelFormat) or made.config.phase != "learned":
+        return made
+    _phase_hash(folder, format_hash(made))
+    description, weights = read_part(folder, "phase")
+    kind, config = _known(MODELS, description["config"], folder / "phase.json")
+    network = kind(config)
+    load_into(network, weights, f"the phase network in {folder}")
+    return made.learned(ready(network, made.device, PRECISION_OF_PHASE), network.context_frames)
+
+
+def _phase_hash(folder: Path, format_hash: str) -> str:
+    """The hash of the phase network in a folder.
+
+    Raises:
+        DataError: there is none, or it is for another format.
+    """
+    if not (folder / "model.json").is_file():
+        raise DataError(
+            f"there is no network of the learned way back in {folder}",
+            'run `dualdiff format train`, or set format.phase = "pghi"',
+        )
+    parts: dict[str, str] = read_model_json(folder)["parts"]
+    if "phase" not in parts or parts["format"] != format_hash:
+        raise DataError(
+            f"{folder} holds no phase network for this format",
+            "run `dualdiff format train` with another phase.train.run, and name its folder in format.phase_model",
+        )
+    return parts["phase"]
+
+
+def _known(table: Mapping[str, Any], config: Any, path: Path) -> tuple[Any, Any]:
+    """The class that a config in a file names, and the config as that class has it."""
+    name = str(config.get("name")) if isinstance(config, dict) else "nothing"
+    if name not in table:
+        hint = f"known are {', '.join(table)}: register it, or update dualdiff"
+        raise DataError(f'{path} names "{name}", which is not known here', hint)
+    try:
+        return table[name], configs.build(table[name].Config, config, configs.Source(str(path)))
+    except ConfigError as error:
+        raise DataError(f"{error.message}", "the file was changed, or is of another version: copy it again") from error
+
+
+def load_vae(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> VAEModel:
+    """The format and VAE of a model folder, baked for inference.
+
+    Raises:
+        DataError: something is missing, broken, newer, or does not belong together.
+    """
+    parts = read_model_json(folder)["parts"]
+    made = load_format(folder, device)
+    description, weights = read_part(folder, "vae")
+    kind, config = _known(MODELS, description["config"], folder / "vae.json")
+    vae = kind(config, channels=made.channels, frequencies=made.frequencies())
+    load_into(vae, weights, f"the vae in {folder}")
+    return VAEModel(folder, made, ready(vae, device, dtype), parts["format"], parts["vae"])
+
+
+def load_model(folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+    """A whole model, baked for inference.
+
+    Raises:
+        DataError: something is missing, broken, newer, or does not belong together.
+    """
+    parts = read_model_json(folder)["parts"]
+    description, weights = read_part(folder, "unet")
+    vae_model = load_vae(folder, device, dtype)
+    facts = description["facts"]
+    if read_json(folder / "labels.json") != facts["games"]:
+        hint = "put the file back: a model's games cannot be renamed"
+        raise DataError(f"{folder / 'labels.json'} does not hold the games that the unet was trained on", hint)
+    kind, config = _known(MODELS, description["config"], folder / "unet.json")
+    unet = kind(
+        config,
+        channels=vae_model.vae.config.latent_channels,
+        games=len(facts["games"]),
+        frequencies=vae_model.vae.latent_frequencies,
+    )
+    load_into(unet, weights, f"the unet in {folder}")
+    space = LatentSpace(mean=tuple(facts["latent_mean"]), std=tuple(facts["latent_std"]), sigma_min=facts["sigma_min"])
+    return Model(vae_model, ready(unet, device, dtype), space, tuple(facts["games"]), parts["unet"], facts)
+
+
+def ready(network: Any, device: str | torch.device, dtype: torch.dtype) -> Any:
+    """Put a network into its state for inference: evaluation mode, weights baked in `dtype`, on `device`."""
+    bake(network, dtype)
+    network.compute_dtype = dtype
+    return network.requires_grad_(False).eval().to(device)

@@ -1,0 +1,1 @@
+"""A project's settings: `dualdiff.toml`, presets, and checks of combinations."""

@@ -1,0 +1,228 @@
+"""The content of `dualdiff.toml`: one dataclass made of the configs of those who own them, and the presets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dualdiff.core import config
+from dualdiff.core.config import Source, Table, section, setting
+from dualdiff.core.device import DeviceName, PrecisionName
+from dualdiff.core.errors import ConfigError, UsageError, did_you_mean
+from dualdiff.data.latent_dataset import EncodeConfig
+from dualdiff.data.manifest import DatasetConfig
+from dualdiff.diffusion.noise_distribution import NoiseConfig
+from dualdiff.formats.base import FORMATS
+from dualdiff.generation.request import GenerateConfig
+from dualdiff.losses.spectral import SpectralLossConfig
+from dualdiff.losses.spectral_1d import SpectralLoss1dConfig
+from dualdiff.models.phase import PhaseNetConfig
+from dualdiff.models.unet import UNetConfig
+from dualdiff.models.vae import VAEConfig
+from dualdiff.training.config import TrainConfig
+from dualdiff.training.unet import UNetObjectiveConfig
+from dualdiff.training.vae import VAEObjectiveConfig
+
+FILE_NAME = "dualdiff.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectConfig:
+    """What holds for the whole project."""
+
+    name: str = setting("my-music", "name of the project, shown in models")
+    seed: int = setting(0, "seed of every random choice", minimum=0)
+    device: DeviceName = setting("auto", "where to compute")
+    precision: PrecisionName = setting("auto", "numbers inside the networks; auto: bfloat16 where it is fast")
+    compile: bool = setting(True, "compile the networks on a GPU (falls back where compiling fails)")
+
+
+def _training(name: str, meaning: str, **defaults: Any) -> Any:
+    return section(name, TrainConfig, meaning, defaults=defaults)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting of a project, one field per section of the file."""
+
+    project: ProjectConfig = section("project", ProjectConfig, "the project as a whole")
+    dataset: DatasetConfig = section("dataset", DatasetConfig, "which music, and how it is labelled")
+    format: Any = section("format", FORMATS, "waveform to sample and back", default="multimel")
+    phase: PhaseNetConfig = section("phase", PhaseNetConfig, "the size of the learned way back of the mel format")
+    phase_train: TrainConfig = _training(
+        "phase.train",
+        "the training of the learned way back",
+        run="phase",
+        steps=20000,
+        crop_s=0.512,
+        batch_size=8,
+        decay_after_steps=1000,
+        max_grad_norm=1.0,
+        save_every=1000,
+    )
+    vae: VAEConfig = section("vae", VAEConfig, "the size of the VAE")
+    vae_loss: VAEObjectiveConfig = section("vae.loss", VAEObjectiveConfig, "what the VAE is trained for")
+    vae_spectral: SpectralLossConfig = section("vae.spectral", SpectralLossConfig, "the spectral loss of the VAE")
+    vae_spectral_1d: SpectralLoss1dConfig = section(
+        "vae.spectral_1d", SpectralLoss1dConfig, "the spectral loss of waveforms"
+    )
+    vae_train: TrainConfig = _training(
+        "vae.train",
+        "the training of the VAE",
+        run="vae",
+        steps=60000,
+        crop_s=4.096,
+        batch_size=16,
+        grad_accum_steps=4,
+        num_workers=2,
+        decay_after_steps=20000,
+    )
+    encode: EncodeConfig = section("encode", EncodeConfig, "tracks to latents")
+    unet: UNetConfig = section("unet", UNetConfig, "the size of the UNet")
+    unet_loss: UNetObjectiveConfig = section("unet.loss", UNetObjectiveConfig, "what the UNet is trained for")
+    unet_noise: NoiseConfig = section("unet.noise", NoiseConfig, "the noise levels of training")
+    unet_train: TrainConfig = _training(
+        "unet.train",
+        "the training of the UNet",
+        run="unet",
+        steps=200000,
+        crop_s=40.96,
+        batch_size=32,
+        grad_accum_steps=4,
+        num_workers=2,
+        decay_after_steps=35000,
+    )
+    generate: GenerateConfig = section("generate", GenerateConfig, "how clips are written")
+
+
+SMALL: Table = {}
+
+NANO: Table = {
+    "vae": {
+        "base_channels": 16,
+        "channel_mults": [1, 2, 4, 8],
+        "encoder_blocks": 1,
+        "decoder_blocks": 1,
+        "target_snr": 8.0,
+    },
+    "vae.spectral": {"overlap": 2, "random_offset": True},
+    "vae.train": {
+        "steps": 150,
+        "crop_s": 1.024,
+        "batch_size": 8,
+        "grad_accum_steps": 1,
+        "num_workers": 0,
+        "warmup_steps": 20,
+        "decay_after_steps": 100,
+        "validate_every": 50,
+        "save_every": 75,
+    },
+    "encode": {"offsets": 2},
+    "unet": {"base_channels": 32, "blocks": 1, "embedding_channels": 128},
+    "unet.noise": {"learned_warmup_steps": 200},
+    "unet.train": {
+        "steps": 350,
+        "crop_s": 4.096,
+        "batch_size": 16,
+        "grad_accum_steps": 1,
+        "num_workers": 0,
+        "warmup_steps": 40,
+        "decay_after_steps": 200,
+        "validate_every": 100,
+        "save_every": 175,
+    },
+}
+
+SEED: Table = {
+    "vae": {"base_channels": 96, "channel_mults": [1, 2, 3, 5], "encoder_blocks": 3, "decoder_blocks": 4},
+    "vae.train": {"grad_accum_steps": 16},
+    "unet": {"base_channels": 192, "channel_mults": [1, 2, 3, 4], "blocks": 3, "embedding_channels": 768},
+    "unet.train": {"grad_accum_steps": 8},
+}
+
+PRESETS: dict[str, tuple[Table, str]] = {
+    "nano": (NANO, "minutes on two CPU cores, a sketch that shows the chain at work"),
+    "small": (SMALL, "for one consumer GPU"),
+    "seed": (SEED, "the full size of the design, for a large GPU"),
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """An opened project: its folder, its settings, and where each of them stands."""
+
+    root: Path
+    settings: Settings
+    source: Source
+
+    def path(self, relative: str) -> Path:
+        """A path of the settings, taken from the project's folder unless it is absolute."""
+        return self.root / Path(relative).expanduser()
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's path."""
+        return self.root / "dataset.jsonl"
+
+    def error(self, key: str, problem: str, hint: str = "") -> ConfigError:
+        """A ConfigError about the setting `key`, naming file, line and key."""
+        return ConfigError(f"{self.source.where(key)}: {key} {problem}", hint)
+
+
+def preset(name: str) -> Settings:
+    """The settings of a preset.
+
+    Raises:
+        UsageError: there is no such preset.
+    """
+    if name not in PRESETS:
+        hint = did_you_mean(name, PRESETS) or f"presets: {', '.join(PRESETS)}"
+        raise UsageError(f'there is no preset "{name}"', hint)
+    return config.assemble(Settings, _nested(PRESETS[name][0]))
+
+
+def _nested(sections: Table) -> Table:
+    """A table of dotted sections as the nested tables that TOML reads them into."""
+    nested: Table = {}
+    for name, values in sections.items():
+        for part in reversed(name.split(".")):
+            values = {part: values}
+        nested = config.merge(nested, values)
+    return nested
+
+
+def open_project(root: Path, overrides: Sequence[str] = ()) -> Project:
+    """Read `dualdiff.toml` in the folder `root`, with `section.key=value` overrides on top.
+
+    Raises:
+        ConfigError: there is no such file, it cannot be read, or it holds what cannot be.
+    """
+    path = root / FILE_NAME
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no {FILE_NAME} in {root.resolve()}",
+            "`dualdiff init` writes one; or name its folder with --project",
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", "it must be a UTF-8 text file") from error
+    settings, source = config.read(Settings, text, FILE_NAME if root == Path() else str(path), overrides)
+    return Project(root, settings, source)
+
+
+def example_toml() -> str:
+    """The text of `dualdiff.toml.example`: every setting with its default and one line of meaning."""
+    heading = (
+        "Every setting of dualdiff with its default, which is the `small` preset.\n"
+        "`dualdiff init` writes this file as dualdiff.toml; what you leave out keeps its default."
+    )
+    return config.write(Settings(), heading)
+
+
+def project_toml(preset_name: str, name: str) -> str:
+    """The text of a new project's `dualdiff.toml`."""
+    settings = preset(preset_name)
+    settings = replace(settings, project=replace(settings.project, name=name))
+    heading = f"Settings of a dualdiff project, from the preset `{preset_name}`: {PRESETS[preset_name][1]}."
+    return config.write(settings, heading)

@@ -1,0 +1,1 @@
+"""The trainings and the encoding as tasks of a project."""

@@ -1,0 +1,1 @@
+"""Averages of the weights: tracked while training, kept as snapshots, combined afterwards."""

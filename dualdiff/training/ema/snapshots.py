@@ -1,0 +1,171 @@
+"""Snapshots of the weight averages, and any average rebuilt from them afterwards.
+
+Averages of power functions look alike at every scale of time, so the snapshots lie at a fixed ratio of each other, and
+the newest few are enough: with the default widths four of them, at a ratio of 0.6, rebuild each width from 0.015 to
+0.25 at the newest checkpoint to better than 1e-3 of the size of a random walk (measured in tests/test_snapshots.py).
+That is why six widths are tracked and not two, as in the paper: with four it takes 16 snapshots of each, at a ratio of
+0.9, with three 32, and with two more than 64, which lie on the disk; an average takes 4 bytes a parameter in memory.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from dualdiff.core.errors import DataError
+from dualdiff.core.tensors import load_tensors, save_tensors
+from dualdiff.training.ema.ema import gamma_of, post_hoc
+
+RATIO = 0.6
+"""Of the steps of one snapshot and the next."""
+
+FIRST = 8
+"""The first step with a snapshot: what comes before is soon a negligible part of any average."""
+
+NARROWEST, WIDEST = 0.015, 0.25
+"""The widths that can be rebuilt."""
+
+
+def is_due(step: int) -> bool:
+    """Whether a snapshot belongs to this step: the rounded powers of 1/0.6 from 8 up, 8, 13, 21, 36, ..."""
+    if step < FIRST:
+        return False
+    power = round(np.log(step) / -np.log(RATIO))
+    return any(step == round(RATIO**-near) for near in (power - 1, power, power + 1))
+
+
+def save(folder: Path, step: int, averages: Mapping[float, Mapping[str, Tensor]], keep: int) -> None:
+    """Write the averages of one step into `ema/` of a run, one file a width; the newest `keep` of each stay."""
+    for width, tensors in averages.items():
+        save_tensors(_path(folder, step, width), tensors)
+        for old in [path for _, path in _of_width(folder, f"{width:.3f}")][:-keep]:
+            old.unlink(missing_ok=True)
+
+
+def rewind(folder: Path, step: int) -> None:
+    """Drop snapshots of later steps than `step`: they will be written again, the same."""
+    for path in (folder / "ema").glob("*.safetensors"):
+        if _step_and_width(path)[0] > step:
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """How an average is put together: the share of each stored average, and how far its profile is from the wanted."""
+
+    width: float
+    step: int
+    shares: Mapping[tuple[int, float], float]
+    """By (step, width) of the stored average."""
+    error: float
+    """The expected error over the size of the weights, were these a random walk."""
+
+
+def plan(folder: Path, width: float, step: int | None = None) -> Rebuilt:
+    """How the average of a width (at a step: the newest there is) is rebuilt from what a run has stored.
+
+    Raises:
+        DataError: the folder is no run with averages, the width is out of range, or the step is not covered.
+    """
+    if not NARROWEST <= width <= WIDEST:
+        raise DataError(
+            f"an average of relative width {width:g} cannot be rebuilt",
+            f"choose one from {NARROWEST:g} to {WIDEST:g}: 0.05 forgets fast, 0.2 slowly",
+        )
+    stored = sorted({(at, of) for at, of, _ in _stored(folder)})
+    if not stored:
+        raise DataError(f"{folder} holds no weight averages", "name the run folder of a training, as runs/unet")
+    newest = stored[-1][0]
+    target = step or newest
+    if target > newest or target < stored[0][0]:
+        raise DataError(
+            f"{folder} has averages of steps {stored[0][0]} to {newest}, not of step {target}",
+            "snapshots of earlier steps are gone: keep_ema_snapshots says how many stay",
+        )
+    used = [(at, of) for at, of in stored if at <= target] or stored
+    shares = post_hoc(used, target, width)
+    return Rebuilt(width, target, dict(zip(used, shares, strict=True)), profile_error(used, shares, target, width))
+
+
+def rebuild(folder: Path, width: float, step: int | None = None) -> tuple[Rebuilt, dict[str, Tensor]]:
+    """The averaged weights of any width, by name; see `plan`.
+
+    Raises:
+        DataError: see `plan`; or a file is missing or broken.
+    """
+    how = plan(folder, width, step)
+    total: dict[str, Tensor] = {}
+    places = {(at, of): path for at, of, path in _stored(folder)}
+    for place, share in how.shares.items():
+        for name, tensor in _tensors(places[place], place[1]).items():
+            part = tensor.double() * share
+            total[name] = total[name] + part if name in total else part
+    return how, {name: tensor.float() for name, tensor in total.items()}
+
+
+def profile_error(snapshots: Sequence[tuple[int, float]], shares: Sequence[float], step: int, width: float) -> float:
+    """The expected distance of the rebuilt average from the true one, over that of the weights from their start.
+
+    For weights that walk at random: the root mean square difference of the two cumulative profiles over [0, step], by
+    that of the walk itself, sqrt(1/2).
+    """
+    times = (np.arange(4000) + 0.5) / 4000
+
+    def cumulative(at: int, of: float) -> "np.typing.NDArray[np.float64]":
+        reached: np.typing.NDArray[np.float64] = np.minimum(times * step / at, 1.0) ** (gamma_of(of) + 1)
+        return reached
+
+    made = sum(share * cumulative(*snapshot) for share, snapshot in zip(shares, snapshots, strict=True))
+    return float(np.sqrt(np.square(made - cumulative(step, width)).mean() / 0.5))
+
+
+def _path(folder: Path, step: int, width: float) -> Path:
+    return folder / "ema" / f"{width:.3f}-{step:08d}.safetensors"
+
+
+def _step_and_width(path: Path) -> tuple[int, float]:
+    width, _, step = path.stem.partition("-")
+    try:
+        return int(step), float(width)
+    except ValueError as error:
+        raise DataError(f"{path} is no snapshot of a weight average", "take it out of the folder") from error
+
+
+def _of_width(folder: Path, label: str) -> list[tuple[int, Path]]:
+    return sorted((_step_and_width(path)[0], path) for path in (folder / "ema").glob(f"{label}-*.safetensors"))
+
+
+def _stored(folder: Path) -> Iterator[tuple[int, float, Path]]:
+    """Each stored average as (step, width, file): the snapshots, and those of the newest checkpoint."""
+    seen = set()
+    for path in sorted((folder / "ema").glob("*.safetensors")):
+        step, width = _step_and_width(path)
+        seen.add((step, width))
+        yield step, width, path
+    steps = sorted(int(path.name) for path in (folder / "checkpoints").glob("[0-9]*") if path.name.isdigit())
+    if steps:
+        path = folder / "checkpoints" / f"{steps[-1]:08d}" / "ema.safetensors"
+        for width in _widths_in(path):
+            if (steps[-1], width) not in seen:
+                yield steps[-1], width, path
+
+
+def _widths_in(path: Path) -> list[float]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return sorted({float(name.partition("/")[0]) for name in file.keys()})  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}", "remove its folder to use the checkpoint before") from error
+
+
+def _tensors(path: Path, width: float) -> dict[str, Tensor]:
+    """The average of one width in a snapshot, or among those of a checkpoint."""
+    found = load_tensors(path)
+    if path.parent.name == "ema":
+        return found
+    prefix = f"{width:.3f}/"
+    return {name[len(prefix) :]: tensor for name, tensor in found.items() if name.startswith(prefix)}
