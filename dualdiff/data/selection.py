@@ -14,7 +14,7 @@ from dualdiff.data.labels import Label
 from dualdiff.data.manifest import DatasetConfig, Row, Split, State, kind_of, used
 
 FEWEST_TO_VALIDATE = 4
-"""With so many used tracks or more, at least one is kept out of training."""
+"""A game with at least this many pieces of music has one or more held out; so has a data set of this many in all."""
 
 REMEDIES = {
     UNREADABLE: "see that these files play, or convert them to FLAC",
@@ -109,7 +109,8 @@ def with_splits(rows: Sequence[Row], before: Sequence[Row], share: float) -> lis
 
     All tracks of the same music are on one side. Tracks of the ledger `before` keep their split, known by content or
     else by path. Of the new ones, those whose hash lies below `share` are kept out of training, but never all tracks
-    of a game. From `FEWEST_TO_VALIDATE` on there is at least one to validate on. A share of 0 trains on everything.
+    of a game. A game of `FEWEST_TO_VALIDATE` pieces or more has at least one held out, the one with the lowest hash.
+    A share of 0 trains on everything.
     """
     games: dict[str, set[str]] = defaultdict(set)  # of each piece of music that is used
     for row in used(rows):
@@ -120,6 +121,7 @@ def with_splits(rows: Sequence[Row], before: Sequence[Row], share: float) -> lis
         for music in games:
             splits[music] = kept.get(music) or ("validation" if _quantile(music) < share else "train")
         _leave_some_to_each_game(games, splits, kept)
+        _hold_out_of_each_game(games, splits, kept)
         _leave_some_to_validate_on(games, splits, kept)
     return [replace(row, split=splits[_music(row)]) if row.state == "used" else row for row in rows]
 
@@ -156,6 +158,18 @@ def _leave_some_to_each_game(
         movable = [music for music in of_game[game] if music not in kept]
         if movable and all(splits[music] == "validation" for music in of_game[game]):
             splits[max(movable, key=_quantile)] = "train"
+
+
+def _hold_out_of_each_game(games: Mapping[str, Set[str]], splits: dict[str, Split], kept: Mapping[str, Split]) -> None:
+    of_game: dict[str, list[str]] = defaultdict(list)
+    for music in games:
+        for game in games[music]:
+            of_game[game].append(music)
+    for game in sorted(of_game):
+        own = of_game[game]
+        movable = [music for music in own if music not in kept and len(games[music]) == 1]
+        if len(own) >= FEWEST_TO_VALIDATE and movable and all(splits[music] == "train" for music in own):
+            splits[min(movable, key=_quantile)] = "validation"
 
 
 def _leave_some_to_validate_on(

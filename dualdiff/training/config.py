@@ -1,6 +1,7 @@
 """What a training run is told, whichever network it trains."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dualdiff.core.config import setting
 
@@ -20,7 +21,10 @@ class TrainConfig:
     num_workers: int = setting(0, "processes that load data (0: none besides the training itself)", minimum=0)
     learning_rate: float = setting(0.01, "Adam's step size after the warm-up", above=0)
     warmup_steps: int = setting(100, "steps over which the learning rate rises from 0", minimum=0)
-    decay_after_steps: int = setting(2000, "from here the learning rate falls as 1/sqrt(step); 0 for never", minimum=0)
+    decay: Literal["inverse-sqrt", "constant-then-linear"] = setting(
+        "inverse-sqrt", "how the learning rate falls: as 1/sqrt(step), or in a straight line to 0 at the last step"
+    )
+    decay_after_steps: int = setting(2000, "from here the learning rate falls; 0 for never", minimum=0)
     max_grad_norm: float = setting(10.0, "gradients longer than this are shortened to it", above=0)
     ema_widths: tuple[float, ...] = setting(
         (0.015, 0.025, 0.045, 0.1, 0.16, 0.25),

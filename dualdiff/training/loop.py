@@ -181,7 +181,7 @@ class Loop:
         values = dict(zip([*terms, "gradient_norm"], torch.stack([*terms.values(), norm]).tolist(), strict=True))
         self._require_finite(values, names)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step + 1, self.config)
+            group["lr"] = learning_rate(self.step + 1, self.config, self.total)
         self.optimizer.step()
         renormalise(self.model)
         self.step += 1
@@ -324,7 +324,7 @@ class Loop:
         for name in (name.removeprefix(COUNT) for name, total in tally.items() if name.startswith(COUNT) and total):
             means[name] = tally[SUM + name] / tally[COUNT + name]
         betas = {f"ema_beta at width {w:g}": decay_at(self.step, gamma_of(w)) for w in self.config.ema_widths}
-        return {**means, "learning_rate": learning_rate(self.step, self.config), **betas}
+        return {**means, "learning_rate": learning_rate(self.step, self.config, self.total), **betas}
 
     def _report(self, values: Mapping[str, float]) -> None:
         if self.is_main and values:

@@ -10,11 +10,23 @@ from dualdiff.core.errors import DataError
 from dualdiff.training.config import TrainConfig
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of step `step` (from 1): linear warm-up, then constant, then 1/sqrt(step) (EDM2 eq. 67)."""
+def learning_rate(step: int, config: TrainConfig, total: int | None = None) -> float:
+    """The rate of step `step` (from 1): linear warm-up, then constant, then a decay from `decay_after_steps` on.
+
+    The decay is 1/sqrt(step) (EDM2 eq. 67), or linear to 0, which the step after the last of `total` would have;
+    `total` is `config.steps` unless a budget of time has planned another number.
+    """
     warmup = min(step / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
-    decay = math.sqrt(max(step / config.decay_after_steps, 1.0)) if config.decay_after_steps else 1.0
-    return config.learning_rate * warmup / decay
+    return config.learning_rate * warmup * _decay(step, config, total or config.steps)
+
+
+def _decay(step: int, config: TrainConfig, total: int) -> float:
+    start = config.decay_after_steps
+    if not start or step <= start:
+        return 1.0
+    if config.decay == "inverse-sqrt":
+        return math.sqrt(start / step)
+    return max(total + 1 - step, 0) / max(total + 1 - start, 1)
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Adam:

@@ -1,7 +1,7 @@
 """A training that is to take so many hours: how many steps that is, planned once and corrected all the way.
 
-The learning rate depends on the step alone, once its warm-up and the start of its decay are fixed; so the number of
-steps may be corrected after each one without changing any that was done.
+The number of steps may be corrected after each one without changing any that was done: the learning rate depends on
+the step, and where it decays in a straight line on the number of steps planned so far.
 """
 
 import time

@@ -13,12 +13,16 @@ licence. What is there already is not made again. FOLDER becomes:
 import argparse
 import gzip
 import hashlib
+import io
 import os
+import re
+import shlex
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
 import tomli
 
 from dualdiff.core.errors import DataError, DualdiffError
@@ -37,6 +43,7 @@ SAMPLE_RATE = 32000
 MODULES = {".xm", ".it", ".mod", ".s3m", ".mtm"}
 MIDI = {".mid", ".midi"}
 AUDIO = {".ogg", ".oga", ".opus", ".flac"}
+ARCHIVES = {".pk3", ".zip"}
 TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "openmpt123": "openmpt123", "fluidsynth": "fluidsynth"}
 """The programs that are called, and the packages they are in."""
 
@@ -54,6 +61,10 @@ class Source:
     music: tuple[str, ...]
     licence: str
     notices: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+    """Licences to select files by, as the stanzas of the package's copyright file name them; empty: every file."""
+    stems: bool = False
+    """Each folder of `music` is one song, whose files are mixed."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +83,12 @@ class Original:
     game: str
     name: str
     data: bytes = field(repr=False)
+    stems: tuple[bytes, ...] = field(default=(), repr=False)
+    """Audio files that are mixed into the track; `data` is then all of them, one after the other."""
 
     @property
     def sha256(self) -> str:
-        """What names its content."""
+        """The hash of its content."""
         return hashlib.sha256(self.data).hexdigest()
 
     @property
@@ -169,21 +182,100 @@ def lumps(wad: bytes, prefix: str = "D_") -> Iterator[tuple[str, bytes]]:
             yield name.removeprefix(prefix), data
 
 
-def originals(source: Source, root: Path) -> list[Original]:
-    """The music of a game in its unpacked package, by name; what has the same bytes as another is left out."""
-    found: list[tuple[str, str, bytes]] = []  # file name, the folder or archive it lies in, content
-    for path in sorted({path for pattern in source.music for path in root.glob(pattern) if path.is_file()}):
-        if path.suffix.lower() == ".wad":
-            found += [(f"{name}.mid", path.stem, data) for name, data in lumps(path.read_bytes())]
-        elif path.suffix.lower() in MODULES | MIDI | AUDIO:
-            found.append((path.name, path.parent.name, path.read_bytes()))
+@dataclass(frozen=True)
+class Stanza:
+    """Files of a package that share authors and a licence, as Debian's machine-readable copyright file lists them."""
+
+    patterns: tuple[str, ...]
+    authors: str
+    licence: str
+
+
+def stanzas(copyright_text: str) -> list[Stanza]:
+    """The `Files:` stanzas of a copyright file in Debian's format 1.0."""
+    found = []
+    for paragraph in re.split(r"\n[ \t]*\n", copyright_text):
+        fields: dict[str, list[str]] = {}
+        for line in paragraph.splitlines():
+            if not line[:1].isspace() and ":" in line:
+                name, _, value = line.partition(":")
+                fields[name] = [value.strip()]
+            elif fields:
+                fields[list(fields)[-1]].append(line.strip())
+        if "Files" in fields:
+            authors = "; ".join(filter(None, fields.get("Copyright", [])))
+            found.append(Stanza(tuple(" ".join(fields["Files"]).split()), authors, fields.get("License", [""])[0]))
+    return found
+
+
+def stanza_of(path: str, of_package: Iterable[Stanza]) -> Stanza | None:
+    """The stanza that names the file `path`, compared by folder and name; None where none does.
+
+    Patterns are not expanded: a file that is covered by a wildcard only has no licence of its own.
+    """
+    tail = path.split("/")[-2:]
+    return next((stanza for stanza in of_package for own in stanza.patterns if own.split("/")[-2:] == tail), None)
+
+
+def members(path: Path, root: Path) -> Iterator[tuple[str, str, bytes]]:
+    """The music in a file of a package: path in the package or archive, the folder or archive it lies in, content."""
+    if path.suffix.lower() == ".wad":
+        for name, data in lumps(path.read_bytes()):
+            yield f"{name}.mid", path.stem, data
+    elif path.suffix.lower() in ARCHIVES:
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                if Path(name).suffix.lower() in MODULES | MIDI | AUDIO:
+                    yield name, path.stem, archive.read(name)
+    elif path.suffix.lower() in MODULES | MIDI | AUDIO:
+        yield path.relative_to(root).as_posix(), path.parent.name, path.read_bytes()
+
+
+def originals(source: Source, root: Path, copyright_text: str = "") -> list[Original]:
+    """The music of a game in its unpacked package, ordered by name; files with the same bytes are taken once.
+
+    Raises:
+        DataError: there is no music, or none under an allowed licence.
+    """
+    paths = sorted({path for pattern in source.music for path in root.glob(pattern)})
+    if source.stems:
+        return [mixed(source.game, folder) for folder in paths if folder.is_dir()]
+    found = [member for path in paths if path.is_file() for member in members(path, root)]
+    if source.allowed:
+        of_package = stanzas(copyright_text)
+        licences = {name: stanza_of(name, of_package) for name, _, _ in found}
+        found = [one for one in found if (stanza := licences[one[0]]) and stanza.licence in source.allowed]
     unique = {hashlib.sha256(data).digest(): (name, place, data) for name, place, data in reversed(found)}.values()
     stems = Counter(Path(name).stem for name, _, _ in unique)
-    named = ((name if stems[Path(name).stem] == 1 else f"{place}-{name}", data) for name, place, data in unique)
+    named = (
+        (Path(name).name if stems[Path(name).stem] == 1 else f"{place}-{Path(name).name}", data)
+        for name, place, data in unique
+    )
     if not unique:
         where = ", ".join(source.music)
         raise DataError(f"{source.game}: there is no music at {where} in its package", "its layout has changed")
     return sorted((Original(source.game, name, data) for name, data in named), key=lambda original: original.name)
+
+
+def mixed(game: str, folder: Path) -> Original:
+    """A song that is published as one audio file per part, named after its folder."""
+    stems = tuple(path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix.lower() in AUDIO)
+    return Original(game, f"{folder.name}.flac", b"".join(stems), stems)
+
+
+def attributions(source: Source, found: Iterable[Original], copyright_text: str) -> list[str]:
+    """A line for each stanza under which music is used: file names, authors, licence."""
+    tails = {original.name for original in found}
+    lines = []
+    for stanza in stanzas(copyright_text):
+        names = sorted(tails & {pattern.split("/")[-1] for pattern in stanza.patterns})
+        if source.allowed and names and stanza.licence in source.allowed:
+            lines.append(f"{source.game}: {', '.join(names)}: by {stanza.authors}; {stanza.licence}")
+    return lines
+
+
+Pins = Mapping[tuple[str, str], str]
+"""The hash of each file that the recipe was made with, by game and file name."""
 
 
 def read_pins(path: Path) -> dict[tuple[str, str], str]:
@@ -196,24 +288,35 @@ def read_pins(path: Path) -> dict[tuple[str, str], str]:
     return pins
 
 
-def require_pinned(package: Package, found: Iterable[Original], pins: Mapping[tuple[str, str], str]) -> None:
+def require_pinned(game: str, packages: Iterable[Package], found: Iterable[Original], pins: Pins) -> None:
     """Refuse music that is not, byte for byte, what the recipe's figures rest on. A game without pins passes.
 
     Raises:
         DataError: a file is new, missing or different.
     """
-    found = list(found)
-    game = found[0].game
     pinned = {name: sha256 for (of, name), sha256 in pins.items() if of == game}
     here = {original.name: original.sha256 for original in found}
     differing = sorted(name for name in pinned.keys() | here.keys() if pinned.get(name) != here.get(name))
     if pinned and differing:
         names = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
         problem = f"{len(differing)} files of {game} are new, gone or changed ({names})"
+        versions = ", ".join(f"{package.name} {package.version}" for package in packages)
         raise DataError(
-            f"{package.name} {package.version} holds other music than the recipe was made with: {problem}",
+            f"{versions}: not the music that the recipe was made with: {problem}",
             "a newer version has come out: --accept takes it as it is, but figures will differ from the published ones",
         )
+
+
+def mix_stems(stems: Iterable[bytes], target: Path) -> None:
+    """Add audio files of one rate, each from the start, and write the sum as FLAC, 3 dB below full scale."""
+    parts = [soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True) for data in stems]
+    rates = {rate for _, rate in parts}
+    if len(rates) != 1:
+        raise DataError(f"parts of one song have the sample rates {sorted(rates)}", "its package has changed")
+    total = np.zeros((max(len(samples) for samples, _ in parts), 2), np.float32)
+    for samples, _ in parts:
+        total[: len(samples)] += samples
+    soundfile.write(target, total * (0.7 / max(np.abs(total).max(), 1e-9)), rates.pop(), subtype="PCM_16")
 
 
 def make_track(original: Original, target: Path, soundfont: Path) -> None:
@@ -224,7 +327,9 @@ def make_track(original: Original, target: Path, soundfont: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         source, made = Path(temporary) / f"source{original.kind}", Path(temporary) / f"made{target.suffix}"
         source.write_bytes(original.data)
-        if original.kind in MODULES:
+        if original.stems:
+            mix_stems(original.stems, made)
+        elif original.kind in MODULES:
             options = ("--samplerate", str(SAMPLE_RATE), "--channels", "2", "--no-float", "--gain", str(MODULE_GAIN_DB))
             run("openmpt123", "--batch", "--quiet", *options, "--output", made, source)
         elif original.kind in MIDI:
@@ -237,25 +342,44 @@ def make_track(original: Original, target: Path, soundfont: Path) -> None:
         os.replace(made, target)
 
 
+def copyright_of(package: Package, root: Path) -> str:
+    """The text of an unpacked package's copyright file."""
+    return (root / "usr/share/doc" / package.name / "copyright").read_text(encoding="utf-8", errors="replace")
+
+
 def copy_notices(source: Source, package: Package, root: Path, folder: Path) -> None:
-    """Copy the copyright file of a game's package, and its other notices, beside the music."""
+    """Copy the copyright file of a package, and its other notices, into `folder`, named after the package."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [root / "usr/share/doc" / package.name / "copyright", *(root / name for name in source.notices)]
     texts = [gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in paths]
-    (folder / f"{source.game}.txt").write_bytes(b"\n".join(texts))
+    (folder / f"{package.name}.txt").write_bytes(b"\n".join(texts))
 
 
-def ledger(rows: Iterable[tuple[Source, Package, list[Original]]], soundfont: Package, licence: str) -> str:
-    """What came from where, under which licence, and what was done to it, in Markdown."""
+@dataclass(frozen=True)
+class Found:
+    """The music of one package, and the text of its licences."""
+
+    source: Source
+    package: Package
+    music: list[Original]
+    copyright: str = field(default="", repr=False)
+
+
+def ledger(rows: Iterable[Found], soundfont: Package, licence: str) -> str:
+    """A table of origins, licences and changes, and the authors to name, in Markdown."""
+    rows = list(rows)
     how = dict.fromkeys(MODULES, "tracker modules, rendered by openmpt123")
     how |= dict.fromkeys(MIDI, f"MIDI, rendered by fluidsynth with {soundfont.name} {soundfont.version} ({licence})")
     how |= dict.fromkeys(AUDIO, "audio files, unchanged")
-    lines = ["# Where this music comes from", "", "The notices beside this file must travel with the music.", ""]
+    lines = ["# Where this music comes from", "", "The notices next to this file must travel with the music.", ""]
     lines += ["| game | tracks | licence | package | version | what was done |", "|---|---|---|---|---|---|"]
-    for source, package, found in rows:
-        done = "; ".join(sorted({how[original.kind] for original in found}))
-        cells = (source.game, len(found), source.licence, package.name, package.version, done)
-        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    for row in rows:
+        done = {"parts of a song, mixed" if original.stems else how[original.kind] for original in row.music}
+        cells = (row.source.game, len(row.music), row.source.licence, row.package.name, row.package.version)
+        lines.append(f"| {' | '.join(str(cell) for cell in (*cells, '; '.join(sorted(done))))} |")
+    named = [line for row in rows for line in attributions(row.source, row.music, row.copyright)]
+    if named:
+        lines += ["", "## Authors of single files", "", *(f"* {line}" for line in named)]
     return "\n".join([*lines, ""])
 
 
@@ -264,33 +388,48 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def collect(sources: Iterable[Source], packages: Path, scratch: Path, notices: Path) -> list[Found]:
+    """Fetch and unpack the package of each source, and find its music; what an earlier source has is left out."""
+    rows: list[Found] = []
+    seen: set[str] = set()
+    for source in sources:
+        package = fetch(source.packages, packages)
+        root = scratch / package.name
+        run("dpkg-deb", "--extract", package.file, root)
+        text = copyright_of(package, root)
+        music = [one for one in originals(source, root, text) if one.sha256 not in seen]
+        seen |= {one.sha256 for one in music}
+        copy_notices(source, package, root, notices)
+        say(f"{source.game}: {len(music)} tracks from {package.name} {package.version}")
+        rows.append(Found(source, package, music, text))
+    return rows
+
+
 def fetch_all(sources: list[Source], folder: Path, accept: bool, jobs: int) -> int:
-    """Fetch, check, lay out and render the music of all sources; returns how many tracks there are."""
+    """Fetch, check, lay out and render the music of all sources; returns the number of tracks."""
     music, packages = folder / "music", folder / "packages"
+    notices = music / "LICENSES"
     soundfont = tomli.loads((RECIPE / "sources.toml").read_text(encoding="utf-8"))["soundfont"]
     pins = {} if accept else read_pins(RECIPE / "music.sha256")
-    rows = []
     with tempfile.TemporaryDirectory(dir=folder) as temporary, ThreadPoolExecutor(jobs) as pool:
         say(f"the soundfont: {soundfont['package']}")
         sounds = fetch([soundfont["package"]], packages)
         run("dpkg-deb", "--extract", sounds.file, Path(temporary) / sounds.name)
+        rows = collect(sources, packages, Path(temporary), notices)
+        for game in {row.source.game: None for row in rows}:
+            own = [row for row in rows if row.source.game == game]
+            require_pinned(game, [row.package for row in own], [one for row in own for one in row.music], pins)
         soundfont_file = Path(temporary) / sounds.name / soundfont["file"]
-        for source in sources:
-            package = fetch(source.packages, packages)
-            root = Path(temporary) / package.name
-            run("dpkg-deb", "--extract", package.file, root)
-            found = originals(source, root)
-            require_pinned(package, found, pins)
-            copy_notices(source, package, root, music / "LICENSES")
-            say(f"{source.game}: {len(found)} tracks from {package.name} {package.version}")
-            made = [pool.submit(make_track, one, music / source.game / one.track, soundfont_file) for one in found]
-            for future in made:
-                future.result()
-            rows.append((source, package, found))
+        found = [one for row in rows for one in row.music]
+        made = [pool.submit(make_track, one, music / one.game / one.track, soundfont_file) for one in found]
+        for number, future in enumerate(made, start=1):
+            future.result()
+            if number % 20 == 0:
+                say(f"{number} of {len(made)} tracks are ready")
         notice = Path(temporary) / sounds.name / "usr/share/doc" / sounds.name / "copyright"
-        (music / "LICENSES" / f"{sounds.name}.txt").write_bytes(notice.read_bytes())
-    (music / "LICENSES" / "README.md").write_text(ledger(rows, sounds, soundfont["licence"]), encoding="utf-8")
-    return sum(len(found) for _, _, found in rows)
+        (notices / f"{sounds.name}.txt").write_bytes(notice.read_bytes())
+    (notices / "README.md").write_text(ledger(rows, sounds, soundfont["licence"]), encoding="utf-8")
+    return sum(len(row.music) for row in rows)
 
 
 def main() -> int:
@@ -315,7 +454,7 @@ def main() -> int:
     settings = options.folder / "dualdiff.toml"
     if not settings.exists():
         shutil.copyfile(RECIPE / "dualdiff.toml", settings)
-    say(f"{count} tracks; next: cd {options.folder}; dualdiff dataset scan")
+    say(f"{count} tracks; next: cd {shlex.quote(str(options.folder))}; dualdiff dataset scan")
     print(options.folder / "music")
     return 0
 

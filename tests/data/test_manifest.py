@@ -263,6 +263,20 @@ def test_four_tracks_have_one_to_validate_on() -> None:
     assert "validation" in split_of(with_splits([row(f"{game}/1") for game in "ABCD"], [], 1e-9)).values()
 
 
+def test_every_game_of_four_tracks_or_more_has_one_held_out() -> None:
+    rows = [row(f"{game}/{number}") for game, count in zip("ABCDE", (4, 7, 30, 3, 1)) for number in range(count)]
+    splits = split_of(with_splits(rows, [], 1e-9))
+    held_out = sorted(path[0] for path, split in splits.items() if split == "validation")
+    assert held_out == ["A", "B", "C"]
+    assert split_of(with_splits(rows[::-1], [], 1e-9)) == splits
+    lowest = min((own for own in rows if own.path.startswith("C")), key=lambda own: own.sha256)
+    assert splits[lowest.path] == "validation", "chosen by the hash of the content alone"
+    known = [dataclasses.replace(own, split="train") for own in rows]
+    assert set(split_of(with_splits(rows, known, 1e-9)).values()) == {"train", "validation"}
+    trained_on = split_of(with_splits(rows, known, 0.2))
+    assert sum(split == "validation" for split in trained_on.values()) <= 1, "what was trained on stays trained on"
+
+
 def test_only_used_tracks_have_a_split() -> None:
     rows = with_splits([row("A/1"), row("A/2", "skipped", reason="too short: 1 s"), row("A/3", "failed")], [], 0.1)
     assert [own.split for own in rows] == ["train", "", ""]
