@@ -395,6 +395,7 @@ def collect(sources: Iterable[Source], packages: Path, scratch: Path, notices: P
     for source in sources:
         package = fetch(source.packages, packages)
         root = scratch / package.name
+        root.mkdir(parents=True)
         run("dpkg-deb", "--extract", package.file, root)
         text = copyright_of(package, root)
         music = [one for one in originals(source, root, text) if one.sha256 not in seen]

@@ -264,7 +264,11 @@ def test_four_tracks_have_one_to_validate_on() -> None:
 
 
 def test_every_game_of_four_tracks_or_more_has_one_held_out() -> None:
-    rows = [row(f"{game}/{number}") for game, count in zip("ABCDE", (4, 7, 30, 3, 1)) for number in range(count)]
+    rows = [
+        row(f"{game}/{number}")
+        for game, count in zip("ABCDE", (4, 7, 30, 3, 1), strict=True)
+        for number in range(count)
+    ]
     splits = split_of(with_splits(rows, [], 1e-9))
     held_out = sorted(path[0] for path, split in splits.items() if split == "validation")
     assert held_out == ["A", "B", "C"]
