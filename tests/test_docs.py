@@ -1,6 +1,8 @@
 """Documents say what is: settings, commands, options, paths and make targets that they name exist."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,11 @@ def test_make_targets_exist():
 
 def test_no_placeholder_is_left():
     assert not re.findall(r"@[A-Z]+@|TODO|FIXME|XXX", README)
+
+
+def test_the_page_on_formats_adds_a_format(tmp_path):
+    page = (ROOT / "docs" / "adding-a-format.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "folded.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, tmp_path / "folded.py"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("folded: (1, 2, 12800) -> (1, 2, 128, 100), back with an error of ")

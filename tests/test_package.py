@@ -94,7 +94,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
 
 def test_the_sdist_holds_what_the_tests_need(built):
     _, sources, _, _ = built
-    for folder in ("dualdiff", "tests", "benchmarks", "examples"):
+    for folder in ("dualdiff", "tests", "benchmarks", "docs", "examples"):
         assert files(folder) <= sources
     assert {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "dualdiff.toml.example", "pyproject.toml"} <= sources
     assert not [name for name in sources if "__pycache__" in name]
