@@ -3,7 +3,6 @@
 `run` is the border: below it errors are exceptions, above it they are one line and an exit code.
 """
 
-import io
 import os
 import signal
 import sys
@@ -18,8 +17,9 @@ import typer
 import dualdiff
 from dualdiff.cli import console, dataset, doctor, encode, generate, init, inspect, unet, vae
 from dualdiff.cli import format as format_
+from dualdiff.cli.streams import open_streams
 from dualdiff.core.errors import DualdiffError, Interrupted, did_you_mean
-from dualdiff.core.process import settle
+from dualdiff.core.process import STOP_SIGNALS, heeded, settle
 
 app = typer.Typer(
     help="Turn a folder of game music into a model that writes new music for a weighted mix of those games.",
@@ -70,14 +70,12 @@ def root(
 
 
 def main() -> None:
-    """Run the command of this process's arguments and exit with its code; SIGTERM is taken for a Ctrl-C."""
+    """Run the command of this process's arguments and exit with its code; every stop signal acts as a Ctrl-C does."""
     settle()
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed, as by `>&-`: nobody listens
-            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - to the end
-    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does: no name of a file or game is an error
-        sys.stdout.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _interrupt)
+    open_streams()
+    for kind in filter(heeded, STOP_SIGNALS):
+        if kind != signal.SIGINT:  # Python's own handler raises the same
+            signal.signal(kind, _interrupt)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -122,7 +120,7 @@ def _global_flags_first(arguments: Sequence[str]) -> tuple[list[str], bool]:
 def _explain(error: BaseException) -> int:
     """Tell the user of an error and return the exit code that goes with it."""
     if isinstance(error, DualdiffError):
-        if error.is_everyones and not console.is_first_process():
+        if error.is_everyones and console.verbosity.errors_only:
             return error.exit_code
         console.show_error(error.message, error.hint, "interrupted" if isinstance(error, Interrupted) else "error")
         return error.exit_code

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dualdiff.core.process import launched_alone, launched_rank
 from dualdiff.core.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -35,25 +36,37 @@ class Verbosity:
 
     quiet: bool = False
     verbose: bool = False
+    errors_only: bool = False
+    """Whether this process only reports its own errors: results come from another one."""
 
 
 verbosity = Verbosity()
 
 
 def set_verbosity(quiet: bool, verbose: bool) -> None:
-    """Decide how much is told, by the commands and by the log of the package.
-
-    Of several processes of one training, only the first one talks.
-    """
+    """Decide how much is told, by the commands and by the log of the package."""
     import logging
 
-    verbosity.quiet, verbosity.verbose = quiet or not is_first_process(), verbose
+    verbosity.quiet, verbosity.verbose, verbosity.errors_only = quiet, verbose, False
     handler = logging.StreamHandler(_CurrentStderr())
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("dualdiff")
     log.handlers = [handler]
-    least = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
-    log.setLevel(least if is_first_process() else logging.ERROR)  # what the others would warn of, the first one does
+    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+
+
+def share_work() -> None:
+    """Silence all processes but the first, where a launcher started several for the command: they do the same work.
+
+    Their errors are still shown, unless each process meets them.
+    """
+    import logging
+
+    if launched_rank():
+        verbosity.quiet = verbosity.errors_only = True
+        logging.getLogger("dualdiff").setLevel(logging.ERROR)  # what the others would warn of, the first one does
+    elif launched_alone():
+        note("accelerate launch started this one process alone: add --multi_gpu, on CPUs too, to train in several")
 
 
 class _CurrentStderr:
@@ -66,14 +79,9 @@ class _CurrentStderr:
         sys.stderr.flush()
 
 
-def is_first_process() -> bool:
-    """Whether this is the only process, or the first of those that `accelerate launch` started."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
-
-
 def say(text: str) -> None:
     """A line of the result, to stdout."""
-    if is_first_process():
+    if not verbosity.errors_only:
         sys.stdout.write(f"{text}\n")
 
 

@@ -8,6 +8,7 @@ import typer
 
 from dualdiff.cli import console
 from dualdiff.cli.options import HERE, Overrides, ProjectDir
+from dualdiff.cli.streams import outlive_reader
 
 if TYPE_CHECKING:
     from dualdiff.data.scan import Scan
@@ -38,6 +39,7 @@ def scan(
     from dualdiff.data import scan as scanning
     from dualdiff.project.settings import open_project
 
+    outlive_reader()
     chosen = [f"dataset.folder={json.dumps(folder.resolve().as_posix())}"] if folder else []
     opened = open_project(project, [*(overrides or []), *chosen])
     with console.progress("scan") as progress:

@@ -6,6 +6,7 @@ import typer
 
 from dualdiff.cli import console
 from dualdiff.cli.options import HERE, Overrides, ProjectDir
+from dualdiff.cli.training import begin_training
 
 if TYPE_CHECKING:
     from dualdiff.project.settings import Project
@@ -27,6 +28,7 @@ def encode(
         return
     from dualdiff.tasks import train
 
+    begin_training()
     with console.progress("encode") as progress:
         result = train.encode(opened, progress)
     kept = result.share - result.encoded

@@ -8,7 +8,7 @@ import typer
 
 from dualdiff.cli import console
 from dualdiff.cli.options import HERE, AsJson, Force, Overrides, ProjectDir, QualityOption, open_or_defaults
-from dualdiff.cli.training import CheckResume, Hours, Preview, beside_training
+from dualdiff.cli.training import CheckResume, Hours, Preview, begin_training, beside_training
 
 if TYPE_CHECKING:
     from dualdiff.core.types import Quality
@@ -191,6 +191,7 @@ def train(
     from dualdiff.project.settings import open_project
     from dualdiff.tasks.train_phase import train_phase
 
+    begin_training()
     opened = open_project(project, overrides or ())
     if beside_training(opened, "format", check_resume, preview):
         return

@@ -8,6 +8,7 @@ import typer
 
 from dualdiff.cli import console
 from dualdiff.cli.options import HERE, Force, Overrides, ProjectDir, QualityOption, open_or_defaults
+from dualdiff.cli.streams import outlive_reader
 
 if TYPE_CHECKING:
     from dualdiff.generation.output import Job
@@ -151,6 +152,7 @@ def generate(
     from dualdiff.generation.pipeline import Pipeline
     from dualdiff.generation.recipe import SIDECAR, differences
 
+    outlive_reader()
     parse.settings_of(order)  # refuses what cannot be before anything is loaded
     rows = batch_file.read_list(list_) if list_ else None
     opened, changed = _open(project, {"out": out, "model": model, "guide": guide}, overrides or [])

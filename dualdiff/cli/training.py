@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from dualdiff.cli import console
+from dualdiff.cli.streams import outlive_reader
 
 if TYPE_CHECKING:
     from dualdiff.project.settings import Project
@@ -24,6 +25,12 @@ CheckResume: TypeAlias = Annotated[
 Preview: TypeAlias = Annotated[
     int | None, typer.Option("--preview", metavar="STEP", min=1, help="Write the audio and pictures of a step again.")
 ]
+
+
+def begin_training() -> None:
+    """Set up a command that may run in several processes, and that goes on when nobody reads what it shows."""
+    outlive_reader()
+    console.share_work()
 
 
 def beside_training(project: "Project", group: str, check_resume: bool, preview: int | None) -> bool:

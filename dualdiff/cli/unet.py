@@ -4,7 +4,7 @@ import typer
 
 from dualdiff.cli import console
 from dualdiff.cli.options import HERE, Overrides, ProjectDir
-from dualdiff.cli.training import CheckResume, Hours, Preview, beside_training
+from dualdiff.cli.training import CheckResume, Hours, Preview, begin_training, beside_training
 
 app = typer.Typer(help="The diffusion UNet, which writes latents for a mix of games.")
 
@@ -25,6 +25,7 @@ def train(
     from dualdiff.project.settings import open_project
     from dualdiff.tasks.train import train_unet
 
+    begin_training()
     opened = open_project(project, overrides or ())
     if beside_training(opened, "unet", check_resume, preview):
         return

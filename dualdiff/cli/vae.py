@@ -7,7 +7,7 @@ import typer
 from dualdiff.cli import console
 from dualdiff.cli.format import counted, measured, spread
 from dualdiff.cli.options import HERE, AsJson, Overrides, ProjectDir
-from dualdiff.cli.training import CheckResume, Hours, Preview, beside_training
+from dualdiff.cli.training import CheckResume, Hours, Preview, begin_training, beside_training
 
 app = typer.Typer(help="The VAE, which turns samples into latents and back.")
 
@@ -28,6 +28,7 @@ def train(
     from dualdiff.project.settings import open_project
     from dualdiff.tasks.train import train_vae
 
+    begin_training()
     opened = open_project(project, overrides or ())
     if beside_training(opened, "vae", check_resume, preview):
         return

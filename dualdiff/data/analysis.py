@@ -1,7 +1,6 @@
 """What the files of a music folder are, whatever the settings: found, hashed and measured, in several processes."""
 
 import os
-import signal
 import threading
 import unicodedata
 from collections import Counter, deque
@@ -21,6 +20,7 @@ from dualdiff.audio.ffmpeg import Rendering
 from dualdiff.audio.loudness import BLOCK, Meter
 from dualdiff.core.errors import DataError
 from dualdiff.core.files import sha256_of
+from dualdiff.core.process import ignore_terminal
 from dualdiff.data.fingerprint import BandMeter, fingerprint_of, to_text
 from dualdiff.data.loop_detection import loop_of, unique_duration_s
 
@@ -282,7 +282,7 @@ def _context() -> BaseContext:
 
 def _start_process() -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
+    ignore_terminal()  # Ctrl-C and a closed terminal reach every process; the main one decides
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 

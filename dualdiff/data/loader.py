@@ -4,7 +4,6 @@ A source makes example i as a pure function of (seed, i); so it does not matter 
 loader only decides who does the work.
 """
 
-import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dualdiff.core.errors import DualdiffError
+from dualdiff.core.process import ignore_terminal
 
 Made = TypeVar("Made")
 
@@ -128,7 +128,7 @@ def _unchanged(made: Any) -> Any:
 
 
 def _leave_interrupts_to_the_main_process(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one still wants its batches
+    ignore_terminal()  # Ctrl-C and a closed terminal reach every process; the main one still needs its batches
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class Loop:
         """Train to the end, resuming what is there; returns the number of steps in all.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM came; the state is saved.
+            Interrupted: a stop signal came (Ctrl-C, SIGTERM, the end of the terminal); the state is saved.
             DualdiffError: the loss or its gradient is not finite (the state before that step is saved), memory or the
                 disk is full.
         """

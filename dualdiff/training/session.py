@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dualdiff.core.errors import ConfigError, DataError
+from dualdiff.core.process import forget_ranks, launched_rank
 from dualdiff.core.progress import Progress, silent
 from dualdiff.data.loader import BatchSource
 from dualdiff.training.config import TrainConfig
@@ -78,6 +79,8 @@ def make_accelerator(device: torch.device) -> Accelerator:
     Several processes part in order when each exits: those that only stop are now and then aborted, by a thread of
     theirs that still waits for the others.
     """
+    if launched_rank() is None and (found := forget_ranks()):
+        log.warning("%s of the environment are ignored: no launcher started this process", ", ".join(found))
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     if accelerator.num_processes > 1:
         atexit.register(leave)

@@ -14,6 +14,8 @@ from dualdiff.cli import console
 @pytest.fixture(autouse=True)
 def talkative():
     console.set_verbosity(quiet=False, verbose=False)
+    yield
+    console.set_verbosity(quiet=False, verbose=False)
 
 
 @pytest.fixture
@@ -125,9 +127,11 @@ def test_the_log_of_the_package_goes_to_stderr(capsys):
 
 
 def test_of_several_processes_only_the_first_talks(monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(console, "launched_rank", lambda: 1)
     console.set_verbosity(quiet=False, verbose=False)
+    console.say("a result of a command that runs in each")
+    assert capsys.readouterr().out
+    console.share_work()
     console.say("a result")
     console.note("a note")
     assert capsys.readouterr() == ("", "")
@@ -166,9 +170,9 @@ def test_cells(value, text):
 
 def test_only_the_first_process_warns(monkeypatch, capsys):
     log = logging.getLogger("dualdiff.training")
-    for rank, told in (("0", "the VAE may be undertrained\n"), ("1", "")):
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        monkeypatch.setenv("RANK", rank)
+    for rank, told in ((0, "the VAE may be undertrained\n"), (1, "")):
+        monkeypatch.setattr(console, "launched_rank", lambda rank=rank: rank)
         console.set_verbosity(quiet=False, verbose=True)
+        console.share_work()
         log.warning("the VAE may be undertrained")
         assert capsys.readouterr().err == told

@@ -148,9 +148,14 @@ def test_accumulation_splits_a_batch_without_changing_what_it_means(tmp_path: Pa
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_a_stop_signal_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_signal_saves_and_says_how_to_go_on(
+    tmp_path: Path, kind: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "SIGTERM", kind)  # what the toy stops by
     with pytest.raises(Interrupted, match="stopped after step 3 of 12") as raised:
         fit(tmp_path / "run", Toy(stop_at=2))
+    monkeypatch.undo()
     assert Run(tmp_path / "run", IDENTITY, "").checkpoints() == [3]
     assert "same command" in raised.value.hint
     assert raised.value.exit_code == 130
