@@ -25,6 +25,11 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("house")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-goldens", action="store_true", help="write tests/golden/ again instead of comparing")
+
+
 TINY = [
     "vae.base_channels=4",
     "vae.channel_mults=[1,1,1,1]",
