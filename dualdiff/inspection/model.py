@@ -153,7 +153,9 @@ def map_of_games(folder: Path, games: Sequence[str]) -> dict[str, tuple[float, f
     centred = (rows - rows.mean(dim=0)) / rows.norm(dim=1).mean().clamp_min(1e-12)
     left, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
     plane = torch.nn.functional.pad(left * sizes, (0, 2))[:, :2]
-    plane = plane * torch.where(plane.sum(dim=0) < 0, -1.0, 1.0)  # of each axis, either direction would do
+    # The sign of a singular vector is arbitrary: make the largest entry of each axis positive.
+    largest = plane.gather(0, plane.abs().argmax(dim=0, keepdim=True))
+    plane = torch.where(largest < 0, -plane, plane)
     return {game: (float(x), float(y)) for game, (x, y) in zip(games, plane.tolist(), strict=True)}
 
 
