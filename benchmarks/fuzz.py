@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz.py [--scale 1.0] [--seed 0] > benchmarks/fuzz.md
 
-A case passes if it ends within 10 s, either in success or in an error with an exit code that is documented for it. A crash
-of the process, a traceback, "this is a bug" or a hang fails. Cases run in a child process, which is replaced when it
-hangs or dies, so that one bad case costs one line of the table. Each case is a function of (kind, seed, number).
+A case passes if it ends within 10 s, either in success or in an error with an exit code that is documented for it. A
+crash of the process, a traceback, "this is a bug" or a hang fails. Cases run in a child process, which is replaced when
+it hangs or dies, so that one bad case costs one line of the table. Each case is a function of (kind, seed, number).
 """
 
 import argparse
@@ -208,7 +208,8 @@ def write_seeds(folder: Path) -> None:
     time_s = torch.arange(64000) / 32000
     tones = torch.stack([torch.sin(440 * 6.283 * time_s), torch.sin(660 * 6.283 * time_s)]) * 0.3
     for kind in AUDIO[:-1]:
-        audio.write(folder / f"seed.{kind}", tones, 48000 if kind == "opus" else 32000, title="A title", comment="A comment")
+        rate = 48000 if kind == "opus" else 32000
+        audio.write(folder / f"seed.{kind}", tones, rate, title="A title", comment="A comment")
     soundfile.write(folder / "seed.aiff", tones.T.numpy(), 32000)
     make_model(folder / "model")
     code, text = quietly(["generate", "--model", str(folder / "model"), "--steps", "1", "--length", "0.6", "--sidecar",
@@ -236,7 +237,7 @@ def make_model(folder: Path) -> None:
     save_vae(folder, fmt, vae, tensors_of(vae), {"steps": 0}, "# fuzz\n")
     config = UNetConfig(base_channels=8, channel_mults=(1, 1), blocks=1, head_channels=8, embedding_channels=16)
     unet = UNet(config, channels=4, games=2, frequencies=vae.latent_frequencies)
-    facts = {"games": ["A", "B"], "latent_mean": [0.0] * 4, "latent_std": [1.0] * 4, "sigma_min": 0.03, "sigma_max": 80.0}
+    facts = {"games": ["A", "B"], "latent_mean": [0.0] * 4, "latent_std": [1.0] * 4, "sigma_min": 0.03}
     save_unet(folder, load_vae(folder), unet, tensors_of(unet), facts, "# fuzz\n")
 
 
@@ -321,13 +322,18 @@ def main() -> int:
 
     found = run(counts, options.seed, say)
     print(f"# Mutated input ({datetime.date.today()})\n")
-    print(f"`python benchmarks/fuzz.py --scale {options.scale:g} --seed {options.seed}`: ", end="")
-    print(f"{sum(counts.values())} cases in {(time.monotonic() - started_s) / 60:.0f} min. A case fails if it hangs "
-          f"for over {LIMIT_S:g} s, crashes, ends in a traceback or in an exit code that is not documented.\n")  # fmt: skip
+    print(
+        f"`python benchmarks/fuzz.py --scale {options.scale:g} --seed {options.seed}`: {sum(counts.values())} cases in"
+    )
+    print(
+        f"{(time.monotonic() - started_s) / 60:.0f} min. A case fails if it hangs for over {LIMIT_S:g} s, crashes, ends"
+    )
+    print("in a traceback or in an exit code that is not documented.\n")
     print("| kind | cases | read | refused in one line | failed |\n|---|---|---|---|---|")
     for kind, outcomes in found.items():
-        print(f"| {kind} | {sum(outcomes.values())} | {outcomes['read']} | {outcomes['refused']} | {outcomes['!']} |")
-    print("\n".join(["", "No case failed."] if not failures else ["", "## Failures", "", *(f"* {x}" for x in failures)]))
+        cells = (kind, sum(outcomes.values()), outcomes["read"], outcomes["refused"], outcomes["!"])
+        print(f"| {' | '.join(map(str, cells))} |")
+    print("\n## Failures\n\n" + "\n".join(f"* {line}" for line in failures) if failures else "\nNo case failed.")
     return 1 if failures else 0
 
 

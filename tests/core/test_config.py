@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualdiff.core.config import Source, build, line_of, merge, parse_override, parse_toml, plain, read, section, setting, write
+from dualdiff.core.config import (
+    Source,
+    build,
+    line_of,
+    merge,
+    parse_override,
+    parse_toml,
+    plain,
+    read,
+    section,
+    setting,
+    write,
+)
 from dualdiff.core.errors import ConfigError
 
 
