@@ -240,10 +240,8 @@ def main() -> int:
     torch.set_num_threads(1)
     counts = {"SIGKILL": options.kills, "SIGHUP": options.endings, "closed pipe": options.endings}
     print(f"# Kills, closed terminals and closed pipes ({datetime.date.today().isoformat()})\n")
-    print(
-        f"`python benchmarks/kills.py --kills {options.kills} --endings {options.endings}`, CPU. Whole: the user's files"
-    )
-    print("unchanged, results that were whole still whole, and the next run completes.\n")
+    print(f"`python benchmarks/kills.py --kills {options.kills} --endings {options.endings}`, CPU. Whole: the user's")
+    print("files unchanged, results that were whole still whole, and the next run completes.\n")
     print("| command | " + " | ".join(f"{how}: whole" for how in counts) + " |\n|---|---|---|---|")
     failures: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
