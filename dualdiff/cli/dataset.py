@@ -89,6 +89,8 @@ def _show(found: "Scan") -> None:
     if found.unmatched:
         shown = ", ".join(found.unmatched[:SHOWN_FAILURES])
         console.say(f"{len(found.unmatched)} paths in the table of labels are not in the music folder: {shown}")
+    for remark in found.remarks:
+        console.note(remark)
     if found.ignored:
         others = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.ignored.items())
         console.detail(f"not audio: {others}")

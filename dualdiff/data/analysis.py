@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 
 from dualdiff import audio
-from dualdiff.audio import chiptunes, ffmpeg
+from dualdiff.audio import chiptunes, ffmpeg, midi, notes
 from dualdiff.audio.ffmpeg import Rendering
 from dualdiff.audio.loudness import BLOCK, Meter
+from dualdiff.audio.notes import Renderer, Variation
 from dualdiff.core.errors import DataError
 from dualdiff.core.files import sha256_of
 from dualdiff.core.process import ignore_terminal
@@ -25,6 +26,7 @@ from dualdiff.data.fingerprint import BandMeter, fingerprint_of, to_text
 from dualdiff.data.loop_detection import loop_of, unique_duration_s
 
 UNREADABLE, NEEDS_FFMPEG, LINK = "unreadable", "needs ffmpeg", "link"
+NEEDS_FLUIDSYNTH, NEEDS_SOUNDFONT = "needs fluidsynth", "needs a soundfont"
 """The kinds of reason why a file could not be measured."""
 
 FILES_PER_PROCESS = 12
@@ -111,7 +113,7 @@ def find(folder: Path) -> tuple[list[Found], dict[str, int]]:
                 continue
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(path)
-            elif suffix in audio.AUDIO_SUFFIXES or suffix in ffmpeg.DEMUXERS:
+            elif suffix in audio.AUDIO_SUFFIXES or suffix in ffmpeg.DEMUXERS or suffix in midi.SUFFIXES:
                 found += _found(entry, path, suffix)
             else:
                 ignored[suffix] += 1
@@ -148,30 +150,43 @@ def _printable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def measure(folder: Path, file: Found, rendering: Rendering | None = None) -> Facts:
+def measure(folder: Path, file: Found, rendering: Rendering | None = None, renderer: Renderer | None = None) -> Facts:
     """Hash, probe, decode and measure one file; what is wrong with it becomes the `error` of the facts.
 
-    Files that need ffmpeg are rendered first, as `rendering` says; without it they have that need for an error.
+    Files that need ffmpeg are rendered first, as `rendering` says, and MIDI files by the `renderer`; without what plays
+    them they have that need for an error.
     """
     facts = Facts(path=file.path, bytes=file.bytes, mtime_ns=file.mtime_ns, error=file.problem)
     if file.problem:
         return facts
     path = folder / file.file
     try:
+        if notes.is_midi(path):
+            return _played(path, facts, renderer or Renderer(cache=folder))
         if not ffmpeg.needs_ffmpeg(path):
-            return _measured(path, path, facts)
+            return measure_audio(path, path, facts)
         if rendering is None:
             return replace(facts, error=f"{NEEDS_FFMPEG}: only ffmpeg plays {path.suffix.lower()[1:]} files")
         rendered, heard = ffmpeg.render(path, rendering, file.tune or 0)
         facts = replace(facts, rendered=str(rendered))
-        return _measured(rendered, path, facts, heard.tags)
+        return measure_audio(rendered, path, facts, heard.tags)
     except DataError as error:
         return replace(facts, rendered="", error=f"{UNREADABLE}: {error.message.replace(str(path), 'it', 1)}")
     except OSError as error:
         return replace(facts, rendered="", error=f"{UNREADABLE}: {error.strerror or error}")
 
 
-def _measured(path: Path, named: Path, facts: Facts, tags: Mapping[str, str] | None = None) -> Facts:
+def _played(path: Path, facts: Facts, renderer: Renderer) -> Facts:
+    """The facts of a MIDI file, as it plays at its own pitch and tempo."""
+    if not midi.has_fluidsynth():
+        return replace(facts, error=f"{NEEDS_FLUIDSYNTH}: only fluidsynth plays MIDI files")
+    if renderer.soundfont is None:
+        return replace(facts, error=f"{NEEDS_SOUNDFONT}: MIDI files hold notes, and no soundfont is there to play them")
+    rendered = renderer.render(path, Variation(soundfont=renderer.soundfont))
+    return measure_audio(rendered, path, replace(facts, rendered=str(rendered)))
+
+
+def measure_audio(path: Path, named: Path, facts: Facts, tags: Mapping[str, str] | None = None) -> Facts:
     """The facts with all that is learned from the audio at `path`; without a title, the file `named` gives one."""
     facts = replace(facts, sha256=sha256_of(path))
     info = audio.probe(path)

@@ -51,6 +51,16 @@ class DatasetConfig:
         120.0, "console music that does not say how long it plays is rendered for so long, seconds", above=0
     )
     render_fade_s: float = setting(8.0, "and then fades out for so long, unless its tags say, seconds", minimum=0)
+    renders: int = setting(
+        1,
+        "how often each MIDI file and module to train on is played: once as it is, else also in other keys, at 0.9 to"
+        " 1.1 of its tempo, by each soundfont in turn",
+        minimum=1,
+        maximum=12,
+    )
+    soundfonts: tuple[str, ...] = setting(
+        ("auto",), "files whose instruments play MIDI, from here; auto: the one of this machine"
+    )
     validation_share: float = setting(0.05, "share of tracks kept out of training, to measure on", minimum=0, below=1)
 
     def __post_init__(self) -> None:
@@ -83,6 +93,14 @@ class Row:
     """The path of the used file with the same bytes or the same music."""
     group: str = ""
     """The same for all tracks with the same music, and for no other; empty where there is only one."""
+    piece: str = ""
+    """The path of the piece that this is a render of, in another key, at another tempo; empty for the piece itself."""
+    semitones: int = 0
+    """How much higher than its piece a render is."""
+    tempo: float = 1.0
+    """How fast a render is, its piece being 1."""
+    soundfont: str = ""
+    """The name of the soundfont that plays a render of MIDI."""
     duration_s: float = 0.0
     sample_rate: int = 0
     channels: int = 0
@@ -154,7 +172,24 @@ def read_ledger(path: Path) -> list[Row]:
     rows = [_read_line(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not rows:
         raise DataError(f"the ledger {path} is empty", "make it anew: dualdiff dataset scan --rebuild")
+    _require_splits_of_pieces(path, rows)
     return sorted(rows, key=lambda row: row.path)
+
+
+def _require_splits_of_pieces(path: Path, rows: Sequence[Row]) -> None:
+    """Refuse a render that is not in the split of its piece: a held-out piece would be trained on.
+
+    Raises:
+        DataError: there is one.
+    """
+    splits = {row.path: row.split for row in rows if not row.piece}
+    for row in rows:
+        if row.piece and row.split != splits.get(row.piece, ""):
+            raise DataError(
+                f'{row.path} in the ledger {path} has the split "{row.split}", and the piece that it is a render of has'
+                f' "{splits.get(row.piece, "")}"',
+                "scan again: dualdiff dataset scan --rebuild",
+            )
 
 
 def _read_line(path: Path, number: int, line: bytes) -> Row:
@@ -182,6 +217,7 @@ def row_of(table: Any) -> Row:
         raise DataError(f"its version is {version}, this dualdiff reads {VERSION}", "update dualdiff")
     if isinstance(version, int) and version < VERSION:
         raise DataError(f"its version, {version}, is older than this dualdiff's", _ANEW)
+    table = {**{name: getattr(Row, name) for name in _ADDED}, **table}
     if problem := _misfit(tuple(table), tuple(map(type, table.values()))):
         raise ValueError(f'"{problem}" is {json.dumps(table[problem]) if problem in table else "missing"}')
     for name, choices in _CHOICES.items():
@@ -216,6 +252,9 @@ def _types(hint: Any) -> tuple[type, ...]:
 
 _HINTS = typing.get_type_hints(Row)
 _KINDS = {name: _types(hint) for name, hint in _HINTS.items()}
+_ADDED = ("piece", "semitones", "tempo", "soundfont")
+"""Keys that older lines of this version lack."""
+
 _CHOICES = {name: typing.get_args(hint) for name, hint in _HINTS.items() if typing.get_origin(hint) is Literal}
 
 

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-from dualdiff.audio import ffmpeg
+from dualdiff.audio import ffmpeg, notes
 from dualdiff.audio.ffmpeg import Rendering
+from dualdiff.audio.notes import Renderer, Variation
 from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.core.progress import Progress, silent
-from dualdiff.data import fingerprint, labels
+from dualdiff.data import fingerprint, labels, renders
 from dualdiff.data.analysis import Facts, Found, find, measure, measure_all
 from dualdiff.data.fingerprint import Fingerprint
 from dualdiff.data.fingerprint_store import prints_path, read_prints, write_prints
@@ -36,6 +37,8 @@ class Scan:
     """Suffixes of other files, with how many there are; the commonest first."""
     unmatched: list[str]
     """Paths in the table of labels that are not there."""
+    remarks: list[str]
+    """What was asked for and could not be done."""
 
 
 def scan(
@@ -58,7 +61,7 @@ def scan(
     """
     folder = music_folder(project, config)
     files, ignored = _find(folder)
-    label = _labels(project, config)
+    label, soundfonts = _labels(project, config), renders.soundfonts(project, config.soundfonts)
     ledger, journal = project / LEDGER_NAME, Journal(project / f".{LEDGER_NAME}.partial")
     store = prints_path(project)
     if rebuild:
@@ -70,29 +73,60 @@ def scan(
     rendering = Rendering(
         cache=project.absolute() / CACHE_NAME, length_s=config.render_length_s, fade_s=config.render_fade_s
     )
-    facts = [known[file.path] for file in files if _is_unchanged(file, known.get(file.path), rendering)]
+    renderer = Renderer(cache=rendering.cache, soundfonts=soundfonts)
+    facts = [
+        known[file.path] for file in files if _is_unchanged(folder, file, known.get(file.path), rendering, renderer)
+    ]
     reused = {own.path for own in facts}
     fresh = [file for file in files if file.path not in reused]
-    look = partial(measure, rendering=rendering if ffmpeg.has_ffmpeg() else None)
+    look = partial(measure, rendering=rendering if ffmpeg.has_ffmpeg() else None, renderer=renderer)
     if fresh:
         progress(len(facts), len(files))
-    for own in measure_all(folder, fresh, processes, look):
-        if not own.error:
-            journal.keep(own)
-        facts += _kept([own], prints)
-        progress(len(facts), len(files), own.path)
+    facts += _measured(measure_all(folder, fresh, processes, look), journal, prints, progress, len(facts), len(files))
     grouped = _grouped(facts, prints) if journal.has_any() else facts
     rows = judge(grouped, config, label)
     _require_a_used_one(rows, folder)
     rows = with_splits(rows, before, config.validation_share)
+    planned = {own.path: own for own in renders.plan(rows, config.renders, soundfonts)}
+    played = [known[path] for path, own in planned.items() if own.is_unchanged(folder, known.get(path), renderer)]
+    missing = [own.found for own in planned.values() if own.path not in {one.path for one in played}]
+    play = partial(renders.measure_render, renders=planned, renderer=renderer)
+    played += _measured(
+        measure_all(folder, missing, processes, play), journal, prints, progress, len(played), len(planned)
+    )
+    rows = sorted(renders.rows_of(rows, planned, played), key=lambda row: row.path)
     if journal.has_any():
-        write_prints(store, {own.sha256: prints[own.sha256] for own in facts if own.sha256 in prints})
+        write_prints(store, {own.sha256: prints[own.sha256] for own in [*facts, *played] if own.sha256 in prints})
     if rows != before:
         write_ledger(ledger, rows)
     journal.discard()
     ffmpeg.prune(rendering.cache, {Path(row.rendered).name for row in rows if row.rendered})
     unmatched = label.unmatched(row.path for row in rows) if isinstance(label, labels.Table) else []
-    return Scan(rows=rows, measured=len(fresh), ignored=ignored, unmatched=unmatched)
+    return Scan(
+        rows=rows,
+        measured=len(fresh) + len(missing),
+        ignored=ignored,
+        unmatched=unmatched,
+        remarks=renders.remarks(rows, config.renders, played),
+    )
+
+
+def _measured(
+    found: Iterable[Facts],
+    journal: "Journal",
+    prints: dict[str, Fingerprint],
+    progress: Progress,
+    done: int,
+    total: int,
+) -> list[Facts]:
+    """The facts as they come, each put on record; `done` of `total` were there before."""
+    facts: list[Facts] = []
+    for own in found:
+        if not own.error:
+            journal.keep(own)
+        facts += _kept([own], prints)
+        progress(done + len(facts), total, own.path)
+    return facts
 
 
 def _labels(project: Path, config: DatasetConfig) -> Label:
@@ -142,9 +176,11 @@ def _facts(row: Row) -> Facts:
     return Facts(error=row.reason if row.state == "failed" else "", **{name: getattr(row, name) for name in _COLUMNS})
 
 
-def _is_unchanged(file: Found, known: Facts | None, rendering: Rendering) -> bool:
+def _is_unchanged(folder: Path, file: Found, known: Facts | None, rendering: Rendering, renderer: Renderer) -> bool:
     if known is None or file.problem or (known.bytes, known.mtime_ns) != (file.bytes, file.mtime_ns):
         return False
+    if notes.is_midi(folder / file.file):
+        return renderer.has(Path(known.rendered), folder / file.file, Variation(soundfont=renderer.soundfont))
     return not known.rendered or rendering.has(Path(known.rendered).name, Path(file.file))
 
 

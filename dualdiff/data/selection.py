@@ -6,10 +6,12 @@ Both are pure functions of facts and settings; so a changed setting needs no sec
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 from dualdiff.audio.ffmpeg import GET_FFMPEG
+from dualdiff.audio.midi import GET_FLUIDSYNTH, GET_SOUNDFONT
 from dualdiff.core.files import hash_of
-from dualdiff.data.analysis import LINK, NEEDS_FFMPEG, UNREADABLE, Facts
+from dualdiff.data.analysis import LINK, NEEDS_FFMPEG, NEEDS_FLUIDSYNTH, NEEDS_SOUNDFONT, UNREADABLE, Facts
 from dualdiff.data.labels import Label
 from dualdiff.data.manifest import DatasetConfig, Row, Split, State, kind_of, used
 
@@ -19,6 +21,8 @@ FEWEST_TO_VALIDATE = 4
 REMEDIES = {
     UNREADABLE: "see that these files play, or convert them to FLAC",
     NEEDS_FFMPEG: GET_FFMPEG,
+    NEEDS_FLUIDSYNTH: GET_FLUIDSYNTH,
+    NEEDS_SOUNDFONT: GET_SOUNDFONT,
     LINK: "nothing needs to be done: the folder is read once",
     "no game folder": 'sort the tracks into a folder per game, or set dataset.labels = "tag"',
     "no game tag": 'tag the tracks with their game or album, or set dataset.labels = "folder"',
@@ -132,14 +136,25 @@ def _music(row: Row) -> str:
 
 
 def _splits_before(rows: Sequence[Row], before: Sequence[Row]) -> dict[str, Split]:
-    """The splits that music has by a ledger; music that was on both sides has been trained on."""
+    """The splits that music has by a ledger; music that was on both sides has been trained on.
+
+    Where a file is gone and one of the same name lies there in another format, it is the same piece: converted, or
+    notes in place of their recording.
+    """
     known = {row.path: row.split for row in used(before)} | {row.sha256: row.split for row in used(before)}
+    here = {row.path for row in rows}
+    gone = {_stem(row.path): row.split for row in used(before) if not row.piece and row.path not in here}
     splits: dict[str, Split] = {}
     for row in rows:
-        split = known.get(row.sha256) or known.get(row.path)
+        split = known.get(row.sha256) or known.get(row.path) or gone.get(_stem(row.path))
         if split and row.sha256 and splits.get(_music(row)) != "train":
             splits[_music(row)] = split
     return splits
+
+
+def _stem(path: str) -> str:
+    """A path without its suffix."""
+    return str(PurePosixPath(path).with_suffix(""))
 
 
 def _quantile(music: str) -> float:
