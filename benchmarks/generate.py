@@ -95,10 +95,9 @@ def main() -> None:
     }
     import torch
 
-    from dualdiff.core.device import has_fast_bfloat16
+    from dualdiff.core.device import cpu_bfloat16
 
-    amx = "with" if has_fast_bfloat16(torch.device("cpu")) else "without"
-    units = f"{torch.backends.cpu.get_cpu_capability()} {amx} AMX"
+    units = f"{torch.backends.cpu.get_cpu_capability()}, bfloat16 by {cpu_bfloat16() or 'no instruction'}"
     print("# A clip, from the shell prompt\n")
     print(f"{datetime.date.today()}, {os.cpu_count()} CPU cores, {units}, torch {torch.__version__}, preset nano,")
     print(f"{LENGTH_S:g} s of stereo, default settings. `python benchmarks/generate.py {sys.argv[1]}`.\n")
@@ -109,7 +108,7 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{split[p][name]:.1f}" for p in PRECISIONS) + " |")
     ratio = middle["bfloat16"] / middle["float32"]
     print(f"\nbfloat16 takes {ratio:.2f} of the time of float32. Not measured on a GPU.")
-    print('Without AMX `precision = "auto"` means float32. The parts are of one run of their own.')
+    print("The parts are of one run of their own.")
 
 
 if __name__ == "__main__":

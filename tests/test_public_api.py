@@ -14,7 +14,11 @@ from dualdiff.generation.pipeline import Pipeline
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-README_BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+BLOCKS = [
+    block
+    for page in (ROOT / "README.md", ROOT / "docs" / "library.md")
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+]
 
 
 def test_the_public_names_are_these():
@@ -44,7 +48,7 @@ def names_used(code):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "dualdiff")
 
 
-@pytest.mark.parametrize("code", [path.read_text(encoding="utf-8") for path in EXAMPLES] + README_BLOCKS)
+@pytest.mark.parametrize("code", [path.read_text(encoding="utf-8") for path in EXAMPLES] + BLOCKS)
 def test_examples_and_readme_use_the_public_api_only(code):
     public = {"dualdiff"} | {f"dualdiff.{name}" for name in dualdiff.__all__}
     assert set(names_used(code)) <= public

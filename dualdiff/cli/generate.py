@@ -158,7 +158,10 @@ def generate(
     opened, changed = _open(project, {"out": out, "model": model, "guide": guide}, overrides or [])
     config, machine = opened.settings.generate, opened.settings.project
     plays, worse = _model_at(opened, config.model), _model_at(opened, config.guide) if config.guide else None
-    pipeline = Pipeline.load(plays, machine.device, machine.precision, machine.compile, worse)
+    precision = (
+        output.precision_of(from_, machine.device) if from_ and machine.precision == "auto" else machine.precision
+    )
+    pipeline = Pipeline.load(plays, machine.device, precision, machine.compile, worse)
     if ema is not None:
         pipeline.model = _averaged(pipeline.model, opened.root, ema)
     if rows is None:

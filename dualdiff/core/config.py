@@ -98,7 +98,7 @@ def parse_toml(text: str, file: str) -> Table:
     """
     try:
         return tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
+    except (tomli.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}", "strings need quotes, lists need [ ]") from error
 
 
@@ -116,7 +116,7 @@ def parse_override(override: str) -> tuple[str, Any]:
         )
     try:
         return key, tomli.loads(f"value = {value}")["value"]
-    except tomli.TOMLDecodeError:
+    except (tomli.TOMLDecodeError, RecursionError):
         return key, value.strip()
 
 

@@ -34,21 +34,42 @@ def select_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
+"""CPU capabilities that multiply bfloat16 numbers directly. Without them a convolution in bfloat16 is slower than in
+float32: by far on processors that have AVX2 only."""
+
+
+def cpu_bfloat16() -> str:
+    """Return the instructions that this CPU multiplies bfloat16 numbers with, or an empty string where it has none."""
+    read = getattr(torch.cpu, "get_capabilities", None)
+    if read is None:  # the oldest torch that may be installed has no public one
+        probes = {"amx_bf16": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
+        known = {name: getattr(torch.cpu, probe, bool)() for name, probe in probes.items()}
+    else:
+        known = read()
+    return next((name for name in BFLOAT16_INSTRUCTIONS if known.get(name)), "")
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32: GPUs since Ampere, CPUs with matrix units (AMX)."""
+    """Return whether bfloat16 is faster than float32, by what the device can do: no clock decides, so that it repeats.
+
+    True of CUDA GPUs since Ampere and of CPUs with instructions for bfloat16.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-        return bool(probe and probe())
-    return False
+    return device.type == "cpu" and bool(cpu_bfloat16())
 
 
 def select_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type that network bodies compute in; "auto" is bfloat16 where that is fast, else float32."""
+    """Return the type that network bodies compute in; "auto" is bfloat16 where that is fast, else float32."""
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def name_of_precision(dtype: torch.dtype) -> str:
+    """Return the name that settings and recipes have for a type: "float32" or "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def machine_name(device: torch.device) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dualdiff import audio
+from dualdiff.core.device import has_fast_bfloat16, select_device
 from dualdiff.core.errors import DataError, DualdiffError, UsageError
 from dualdiff.core.files import is_file_name, sha256_of, write_json_atomically
 from dualdiff.generation.pipeline import Clip, Pipeline
@@ -104,6 +105,18 @@ def shortened(stem: str, most: int = LONGEST_STEM) -> str:
 def slug(text: str) -> str:
     """A text as letters of a file name, none of which can lead anywhere else."""
     return re.sub(r"\W+", "-", text.casefold()).strip("-")
+
+
+def precision_of(path: Path, device: str) -> str:
+    """Return the precision to render a clip again in: that of its recipe, or "auto" where that is slow on the device.
+
+    Raises:
+        DataError: see `read_recipe`.
+        UsageError: the device is not on this machine.
+    """
+    stored = read_recipe(path).get("precision")
+    fast = has_fast_bfloat16(select_device(device))
+    return stored if stored == "float32" or (stored == "bfloat16" and fast) else "auto"
 
 
 def write_clip(path: Path, clip: Clip, sidecar: bool = False) -> None:

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from dualdiff import __version__, audio
 from dualdiff.core.config import plain
-from dualdiff.core.device import compile_in_place, machine_name, room_for, select_device, select_precision
+from dualdiff.core.device import (
+    compile_in_place,
+    machine_name,
+    name_of_precision,
+    room_for,
+    select_device,
+    select_precision,
+)
 from dualdiff.core.errors import DataError, UsageError, did_you_mean
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.rng import Stream
@@ -308,7 +315,7 @@ class Pipeline:
             "phase": plain(self.format.config).get("phase", ""),
             "device": self.device.type,
             "machine": machine_name(self.device),
-            "precision": str(self.model.vae_model.vae.compute_dtype).removeprefix("torch."),
+            "precision": name_of_precision(self.model.vae_model.vae.compute_dtype),
             "torch": torch.__version__,
             "waveform": hash_of_samples(waveform),
         }

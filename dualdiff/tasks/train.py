@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dualdiff import __version__, audio
 from dualdiff.core.config import plain, write
-from dualdiff.core.device import compile_in_place, select_device, select_precision
+from dualdiff.core.device import compile_in_place, name_of_precision, select_device
 from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.core.files import hash_of
 from dualdiff.core.progress import Progress, silent
@@ -37,8 +37,8 @@ from dualdiff.model_store.model import (
 from dualdiff.models import VAE, UNet
 from dualdiff.project.settings import Project
 from dualdiff.project.validation import crop_frames, require_blocks, require_enough, require_halving, require_rate
-from dualdiff.training.config import TrainConfig
 from dualdiff.training.latent_statistics import STATISTICS_NAME, run_statistics
+from dualdiff.training.precision import precision_of_run
 from dualdiff.training.preflight import (
     require_design,
     require_hashes,
@@ -106,7 +106,8 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
     source = TrackCrops(rows, folder, made, frames, seed, config.game_temperature)
     torch.manual_seed(seed)
     vae = VAE(settings.vae, channels=made.channels, frequencies=made.frequencies()).to(device)
-    vae.compute_dtype = select_precision(settings.project.precision, device)
+    folder_of_run = run_folder or project.root / "runs" / config.run
+    vae.compute_dtype = precision_of_run(folder_of_run, settings.project.precision, accelerator)
     if settings.project.compile:
         compile_in_place(vae.encoder, device)
         compile_in_place(vae.decoder, device)
@@ -118,7 +119,8 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
     losses = (settings.vae_loss, settings.vae_spectral, settings.vae_spectral_1d)
     objective = VAEObjective(vae, made, *losses, held_out, games)
     identity = {"network": "vae", "config": plain(settings.vae), "format": format_hash(made)}
-    run, model = run_of(project, config, identity, run_folder), project.root / "models" / config.run
+    run = run_of(project, identity, folder_of_run, precision=name_of_precision(vae.compute_dtype))
+    model = project.root / "models" / config.run
 
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
         facts = {"project": settings.project.name, "run": config.run, "steps": steps, "dualdiff": __version__}
@@ -145,7 +147,8 @@ def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
     settings, config = project.settings, project.settings.unet_train
     accelerator = make_accelerator(select_device(settings.project.device))
     device = accelerator.device
-    dtype = select_precision(settings.project.precision, device)
+    folder_of_run = run_folder or project.root / "runs" / config.run
+    dtype = precision_of_run(folder_of_run, settings.project.precision, accelerator)
     vae_model = load_vae(project.path(settings.encode.vae), device, dtype)
     index = LatentIndex.open(project.path(settings.encode.folder))
     index.require(vae_hash=vae_model.vae_hash, format_hash=vae_model.format_hash)
@@ -177,7 +180,7 @@ def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
         "latent statistics": hash_of([index.mean, index.std]),
     }
     statistics = {STATISTICS_NAME: {"mean": list(index.mean), "std": list(index.std)}}
-    run = run_of(project, config, identity, run_folder, statistics)
+    run = run_of(project, identity, folder_of_run, statistics, name_of_precision(dtype))
     model = project.root / "models" / config.run
 
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
@@ -375,13 +378,13 @@ def training_rows(project: Project) -> tuple[list[Row], list[Row]]:
 
 def run_of(
     project: Project,
-    config: TrainConfig,
     identity: Mapping[str, object],
-    folder: Path | None,
+    folder: Path,
     notes: Mapping[str, Any] | None = None,
+    precision: str = "",
 ) -> Run:
     """The run of a training in its folder."""
-    return Run(folder or project.root / "runs" / config.run, identity, write(project.settings), notes or {})
+    return Run(folder, identity, write(project.settings), notes or {}, precision)
 
 
 def model_card(title: str, facts: Mapping[str, object], tracks: list[tuple[str, float]]) -> str:

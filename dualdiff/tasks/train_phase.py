@@ -74,7 +74,8 @@ def prepare_phase(project: Project, run_folder: Path | None = None) -> Prepared:
     held_out = TrackCrops(long_enough, folder, made, frames, 0).examples(0, HELD_OUT) if long_enough else None
     objective = PhaseObjective(network, made, held_out)
     identity = {"network": "phase", "config": plain(settings.phase), "format": format_hash(made)}
-    run, model = run_of(project, config, identity, run_folder), project.root / "models" / config.run
+    folder_of_run = run_folder or project.root / "runs" / config.run
+    run, model = run_of(project, identity, folder_of_run), project.root / "models" / config.run
 
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
         facts = {"project": settings.project.name, "run": config.run, "steps": steps, "dualdiff": __version__}

@@ -4,7 +4,7 @@ config.toml                 the settings, resolved
 state.json                  what the run is (its identity), and the newest checkpoint
 metrics.jsonl               one line per report; only what repeats exactly, so no times
 costs.jsonl                 time and memory of steps, which do not repeat
-plan.json                   what was decided when the run began: its micro-batches, and the time it is to take
+plan.json                   what was decided when the run began: its precision, its micro-batches, and its hours
 latents.json                the latent statistics that a UNet began with
 failure.json                where a loss was not finite: its step, its numbers and its batch
 tb/                         all of it for TensorBoard
@@ -58,10 +58,15 @@ class Run:
         identity: Mapping[str, Any],
         settings_toml: str,
         notes: Mapping[str, Any] = MappingProxyType({}),
+        precision: str = "",
     ) -> None:
-        """`notes` are JSON values by file name, which a run keeps as it was begun with them."""
+        """`notes` are JSON values by file name, which a run keeps as it was begun with them.
+
+        `precision` names the type that the run computes in; it is kept in the plan.
+        """
         self.folder = folder
         self._notes = notes
+        self._precision = precision
         self._identity = dict(identity)
         self._settings_toml = settings_toml
 
@@ -84,6 +89,8 @@ class Run:
             if not (self.folder / name).exists():
                 write_json_atomically(self.folder / name, value)
         self._tell_changes()
+        if self._precision and self.plan().get("precision") != self._precision:
+            self.update_plan({"precision": self._precision})
         write_text_atomically(self.folder / "config.toml", self._settings_toml)
 
     def _tell_changes(self) -> None:
@@ -217,31 +224,37 @@ class Run:
         write_json_atomically(self.failure_path, {"step": step, "values": numbers, "batch": list(batch)})
 
     def plan(self) -> dict[str, Any]:
-        """What was decided when the run began; empty before.
-
-        Raises:
-            DataError: the file is broken.
-        """
-        path = self.folder / PLAN_NAME
-        hint = "delete it: the run makes another, and counts the hours given to it anew"
-        try:
-            found = read_json(path) if path.exists() else {}
-        except DataError as error:
-            raise DataError(error.message, hint) from error
-        if not _is_plan(found):
-            raise DataError(f"{path} does not describe a plan", hint)
-        return dict(found)
+        """See `read_plan`."""
+        return read_plan(self.folder)
 
     def update_plan(self, values: Mapping[str, Any]) -> None:
         """Keep a decision for when the run goes on."""
         write_json_atomically(self.folder / PLAN_NAME, {**self.plan(), **values})
 
 
+def read_plan(folder: Path) -> dict[str, Any]:
+    """Return what was decided when the run in a folder began; empty before.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    path = folder / PLAN_NAME
+    hint = "delete it: the run makes another, and counts the hours given to it anew"
+    try:
+        found = read_json(path) if path.exists() else {}
+    except DataError as error:
+        raise DataError(error.message, hint) from error
+    if not _is_plan(found):
+        raise DataError(f"{path} does not describe a plan", hint)
+    return dict(found)
+
+
 def _is_plan(found: Any) -> bool:
-    """Whether a value is a table of numbers, and of tables of numbers."""
-    if not isinstance(found, dict):
+    """Return whether a value is a table of numbers, and of tables of numbers, but for the name of a precision."""
+    if not isinstance(found, dict) or found.get("precision", "float32") not in ("float32", "bfloat16"):
         return False
-    values = [own for value in found.values() for own in (value.values() if isinstance(value, dict) else [value])]
+    tables = [value for key, value in found.items() if key != "precision"]
+    values = [own for value in tables for own in (value.values() if isinstance(value, dict) else [value])]
     return all(isinstance(value, int | float) for value in values)
 
 

@@ -52,3 +52,25 @@ def test_a_full_disk_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**30})())
     found = doctor.check_disk(tmp_path / "not made yet")
     assert (found.state, found.found.split(" at ")[0]) == ("note", "1 GiB free")
+
+
+@pytest.mark.parametrize(
+    ("fast", "seconds", "state"),
+    [
+        (True, {torch.float32: 2.0, torch.bfloat16: 1.0}, "ok"),
+        (True, {torch.float32: 1.0, torch.bfloat16: 25.0}, "note"),
+        (False, {torch.float32: 1.0, torch.bfloat16: 1.0}, "ok"),
+        (False, {torch.float32: 2.0, torch.bfloat16: 1.0}, "note"),
+    ],
+)
+def test_a_clock_that_disagrees_with_the_processor_is_reported(monkeypatch, fast, seconds, state):
+    monkeypatch.setattr(doctor, "has_fast_bfloat16", lambda device: fast)
+    monkeypatch.setattr(doctor, "convolution_s", lambda dtype, device: seconds[dtype])
+    check = doctor.check_precision()
+    assert check.state == state
+    assert check.found.startswith("bfloat16" if fast else "float32")
+    assert ("set project.precision" in check.hint) == (state == "note")
+
+
+def test_a_convolution_takes_time():
+    assert 0 < doctor.convolution_s(torch.float32, torch.device("cpu")) < 10

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dualdiff import audio
+from dualdiff.core.device import has_fast_bfloat16, select_device
 from dualdiff.core.files import sha256_of
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.generation.recipe import read_recipe, sealed
@@ -93,6 +94,19 @@ def test_a_recipe_becomes_a_loop_and_a_loop_a_clip_again(generate):
     assert same(bare, first)
     refused = generate("--from", first, "--intro", 0.4)
     assert (refused.code, "an intro leads into a loop" in refused.stderr) == (2, True)
+
+
+def test_a_clip_renders_again_in_the_precision_of_its_recipe(generate):
+    stored = {}
+    for name in ("float32", "bfloat16"):
+        first = Path(generate("--set", f'project.precision="{name}"', "--name", name).stdout.strip())
+        assert read_recipe(first)["precision"] == name
+        again = generate("--from", first, "--force")
+        stored[name] = read_recipe(Path(again.stdout.strip()))["precision"]
+        if name == "float32":
+            assert "the audio is the same, to the last bit" in again.stderr
+    fast = has_fast_bfloat16(select_device("auto"))
+    assert stored == {"float32": "float32", "bfloat16": "bfloat16" if fast else "float32"}
 
 
 def test_a_recipe_varied_by_count_starts_from_its_seed(generate):

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualdiff.core.config import Source, build, line_of, merge, parse_override, plain, read, section, setting, write
+from dualdiff.core.config import (
+    Source,
+    build,
+    line_of,
+    merge,
+    parse_override,
+    parse_toml,
+    plain,
+    read,
+    section,
+    setting,
+    write,
+)
 from dualdiff.core.errors import ConfigError
 
 
@@ -185,3 +197,10 @@ def test_a_plain_table_builds_the_config_again():
 def test_source_without_a_line_is_the_file():
     assert Source("some.toml", "").where("net.blocks") == "some.toml"
     assert math.isfinite(Settings().train.rate)
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 2000, "[" * 5000, "x = " + "{a=" * 2000])
+def test_brackets_without_end_are_refused_as_toml(text):
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        parse_toml(text, "dualdiff.toml")
+    assert parse_override("net.blocks=" + "[" * 2000) == ("net.blocks", "[" * 2000)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dualdiff.core.device import compile_in_place, has_fast_bfloat16, select_device, select_precision
+from dualdiff.core.device import compile_in_place, cpu_bfloat16, has_fast_bfloat16, select_device, select_precision
 from dualdiff.core.errors import UsageError
 
 
@@ -24,6 +24,36 @@ def test_precision_is_what_is_asked_or_what_is_fast() -> None:
     assert select_precision("float32", cpu) == torch.float32
     assert select_precision("bfloat16", cpu) == torch.bfloat16
     assert select_precision("auto", cpu) == (torch.bfloat16 if has_fast_bfloat16(cpu) else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "found"),
+    [
+        ({"avx2": True}, ""),
+        ({"avx512_f": True, "avx512_bf16": False}, ""),
+        ({"avx512_f": True, "avx512_bf16": True}, "avx512_bf16"),
+        ({"avx512_bf16": True, "amx_bf16": True, "amx_tile": True}, "amx_bf16"),
+        ({"avx2": True, "amx_fp16": True, "avx512_fp16": True}, ""),
+        ({"neon": True, "bf16": True}, ""),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], found: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert cpu_bfloat16() == found
+    assert select_precision("auto", torch.device("cpu")) == (torch.bfloat16 if found else torch.float32)
+
+
+@pytest.mark.parametrize(("amx", "avx512", "found"), [(1, 1, "amx_bf16"), (0, 1, "avx512_bf16"), (0, 0, "")])
+def test_an_older_torch_is_asked_the_same(monkeypatch: pytest.MonkeyPatch, amx: int, avx512: int, found: str) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx512))
+    assert cpu_bfloat16() == found
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert cpu_bfloat16() == ""
 
 
 def test_networks_are_not_compiled_on_a_cpu() -> None:

@@ -25,15 +25,17 @@ def textures(count: int, generator: torch.Generator) -> Tensor:
     return (0.5 * math.sqrt(2) * torch.cos(2 * math.pi * (time + phases))).expand(count, 4, 16, 8).contiguous()
 
 
-def test_activations_of_every_block_keep_unit_size_over_a_training() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_of_every_block_keep_unit_size_over_a_training(dtype: torch.dtype) -> None:
     unet = tiny(base_channels=16, dropout=0.1)
+    unet.compute_dtype = dtype
     denoise, scales = Denoiser(unet, 0.5), Preconditioning(0.5)
     optimizer, generator = make_optimizer(unet), torch.Generator().manual_seed(0)
     config = TrainConfig(steps=STEPS, learning_rate=0.01, warmup_steps=20, decay_after_steps=100)
     sizes: list[list[float]] = []
 
     def watch(_module: nn.Module, _inputs: object, y: Tensor) -> None:
-        sizes[-1].append(y.detach().square().mean().sqrt().item())
+        sizes[-1].append(y.detach().float().square().mean().sqrt().item())
 
     for block in [*unet.encoder, *unet.decoder]:
         block.register_forward_hook(watch)
@@ -58,15 +60,17 @@ def test_activations_of_every_block_keep_unit_size_over_a_training() -> None:
     assert max(map(max, sizes)) < 2
 
 
-def test_so_do_those_of_the_vae() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_so_do_those_of_the_vae(dtype: torch.dtype) -> None:
     vae = tiny_vae(base_channels=16, channel_mults=(1, 2))
+    vae.compute_dtype = dtype
     optimizer, generator = make_optimizer(vae), torch.Generator().manual_seed(0)
     config = TrainConfig(steps=STEPS, learning_rate=0.01, warmup_steps=20, decay_after_steps=100)
     blocks = [layer for layer in vae.modules() if isinstance(layer, Block)]
     sizes: list[list[float]] = []
 
     def watch(_module: nn.Module, _inputs: object, y: Tensor) -> None:
-        sizes[-1].append(y.detach().square().mean().sqrt().item())
+        sizes[-1].append(y.detach().float().square().mean().sqrt().item())
 
     for block in blocks:
         block.register_forward_hook(watch)
