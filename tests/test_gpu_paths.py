@@ -105,17 +105,16 @@ def test_clips_of_a_gpu_are_sampled_together_and_are_those_of_the_cpu(on_gpu: Pa
     "command",
     [
         ("vae", "test", "-n", "1", "--seconds", "1"),
-        ("format", "train", "--set", 'format.name="mel"', "--set", "phase.train.steps=2"),
         ("unet", "train", "--set", "unet.train.grad_accum_steps=0", "--set", 'unet.train.run="automatic"'),
         ("unet", "train", "--set", "unet.train.steps=5"),
         ("unet", "train", "--check-resume"),
     ],
-    ids=["vae test", "format train", "micro-batch", "going on", "check of resuming"],
+    ids=["vae test", "micro-batch", "going on", "check of resuming"],
 )
 def test_commands_that_compute_do_so_on_a_gpu(
     on_gpu: Path, run_cli: Callable[..., Outcome], command: tuple[str, ...]
 ) -> None:
-    own = ("--set", "project.device='cuda'", "--set", "phase.train.batch_size=2")
+    own = ("--set", "project.device='cuda'")
     with pretended():
         outcome = run_cli(*command[:2], *tiny_settings(), *own, *AS_THE_CPU, *command[2:], "--project", on_gpu)
     assert outcome.code == 0, outcome.stderr

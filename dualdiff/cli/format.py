@@ -8,7 +8,6 @@ import typer
 
 from dualdiff.cli import console
 from dualdiff.cli.options import HERE, AsJson, Force, Overrides, ProjectDir, QualityOption, open_or_defaults
-from dualdiff.cli.training import CheckResume, Hours, Preview, begin_training, beside_training
 
 if TYPE_CHECKING:
     from dualdiff.core.types import Quality
@@ -174,33 +173,6 @@ def _show_ways(ways: Sequence[dict[str, Any]], listening: "Listening | None") ->
         console.say(str(listening.page))
 
 
-@app.command(short_help="Train the learned way back, or go on.")
-def train(
-    hours: Hours = None,
-    check_resume: CheckResume = False,
-    preview: Preview = None,
-    project: ProjectDir = HERE,
-    overrides: Overrides = None,
-) -> None:
-    """Train the learned way back of the mel format on the data set, or go on where an interrupted training stopped.
-
-    Ctrl-C saves after the step at hand; the same command then goes on. How long, how large and how often to save is
-    in [phase] and [phase.train] of dualdiff.toml. It needs `name = "mel"` in [format]; with `phase = "learned"` there,
-    samples then become sound that way, and a VAE that is trained or exported takes a copy along.
-    """
-    from dualdiff.project.settings import open_project
-    from dualdiff.tasks.train_phase import train_phase
-
-    begin_training()
-    opened = open_project(project, overrides or ())
-    if beside_training(opened, "format", check_resume, preview):
-        return
-    with console.progress("phase") as progress:
-        result = train_phase(opened, progress, hours)
-    console.say(str(result.model))
-    console.note('next: phase = "learned" in [format], then `dualdiff format test`')
-
-
 def counted(count: int, what: str) -> str:
     """So many of something, in words."""
     return f"{count} {what}{'' if count == 1 else 's'}"
@@ -218,9 +190,11 @@ def spread(rows: "Sequence[Row]", count: int) -> "list[Row]":
 
 def _format(project: "Project") -> "Format":
     from dualdiff.core.device import select_device
-    from dualdiff.model_store.model import open_format
+    from dualdiff.formats.base import FORMATS
 
-    return open_format(project.settings.format, project.root, select_device(project.settings.project.device))
+    config = project.settings.format
+    made: Format = FORMATS[config.name](config, device=select_device(project.settings.project.device))
+    return made
 
 
 def measured(found: Sequence[dict[str, Any]]) -> Iterable[list[Any]]:

@@ -1,4 +1,4 @@
-"""What `format train`, `vae train` and `unet train` have in common: options, and what they do instead of training."""
+"""What `vae train` and `unet train` have in common: options, and what they do instead of training."""
 
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 

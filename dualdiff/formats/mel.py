@@ -4,19 +4,16 @@ Letters: B batch, C channels, T time in audio samples, F mel bands, N frames.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from dualdiff.core.config import setting
-from dualdiff.core.errors import ConfigError
-from dualdiff.core.types import Quality, Waveform
-from dualdiff.formats.edges import Edges, Network, cells, true_edges
+from dualdiff.core.types import Quality
 from dualdiff.formats.filterbank import filters_on, mel_inverse
-from dualdiff.formats.griffin_lim import Bands, Pace, Polish
+from dualdiff.formats.griffin_lim import Bands, Polish
 from dualdiff.formats.melbase import (
     DECODE_STDS,
     ENCODE_STDS,
@@ -29,21 +26,13 @@ from dualdiff.formats.melbase import (
 from dualdiff.formats.phase_retrieval import Integrated, Recovery, at_random
 from dualdiff.formats.stft import Stft, cut, hann_power_window
 
-GENTLE = Pace(0.45, 0.45, 1.0)
-"""For the iterations behind a network: more momentum takes back what it knew."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class MelConfig(AbstractMelConfig):
     """The constants of the mel format; a model carries them along."""
 
-    DECODE_ONLY: ClassVar[tuple[str, ...]] = (*AbstractMelConfig.DECODE_ONLY, "phase_model")
-
     name: Literal["mel"] = setting("mel", "the format: one window for all bands")
-    phase: Literal["pghi", "fgla", "learned"] = setting(
-        "pghi", "how the phase is found on the way back: fast, the reference, or by a network"
-    )
-    phase_model: str = setting("models/phase", "the model folder of that network, which `format train` writes")
+    phase: Literal["pghi", "fgla"] = setting("pghi", "how the phase is found on the way back: fast, or the reference")
 
 
 class MelFormat(AbstractMel):
@@ -56,7 +45,6 @@ class MelFormat(AbstractMel):
         config: MelConfig = MelConfig(),
         device: str | torch.device = "cpu",
         semitones: float = 0.0,
-        network: tuple[Network, int] | None = None,
     ) -> None:
         """A format whose samples are of the music `semitones` higher than it is; see `transposed`."""
         super().__init__(config, device)
@@ -65,7 +53,6 @@ class MelFormat(AbstractMel):
         half = math.ceil(ENCODE_STDS * config.window_std)
         stft = Stft(cut(self.window, half), config.n_fft, config.hop_length, device)
         self._sees(stft, self.filters)
-        self._network = network
 
     def transposed(self, semitones: float) -> "MelFormat":
         """The format that encodes music as if it were so many semitones higher, at the same speed.
@@ -73,33 +60,13 @@ class MelFormat(AbstractMel):
         Its mel filters lie lower by that interval, from the limits on, so that a tone falls into the band of the higher
         one. Music made lower lacks what lay above half the sample rate: its highest bands are empty.
         """
-        return MelFormat(self.config, self.device, semitones, self._network)
-
-    def learned(self, network: Network, context_frames: int) -> "MelFormat":
-        """The format whose way back is a network; see `edges`. What it says depends on so many frames on each side."""
-        return MelFormat(replace(self.config, phase="learned"), self.device, network=(network, context_frames))
-
-    @torch.no_grad()
-    def lesson(self, waveform: Waveform) -> tuple[Tensor, Tensor, Tensor]:
-        """What such a network learns from (2, T): the cells that it sees, and changes and magnitudes of their edges.
-
-        Shapes (6, F, N), (4, F, N) and (2, F, N), F bins of the way back; see `edges.cells` and `edges.true_edges`.
-        """
-        stft, inverse = self._short_stft, self._back.inverse
-        waveform = waveform.to(self.device, torch.float32)
-        magnitudes = (self.mel(self.encode(waveform[None])[0]).transpose(-1, -2) @ inverse).clamp_min_(0)
-        spectra = stft.spectra(stft.padded(waveform.mean(0, keepdim=True)), 0, magnitudes.shape[1])[0]
-        return cells(magnitudes, stft, self.config.window_std), *true_edges(spectra, stft)
+        return MelFormat(self.config, self.device, semitones)
 
     def _recovery(self, quality: Quality) -> Recovery:
         stft, iterations, std = self._short_stft, self._iterations(quality), self.config.window_std
         if self.config.phase == "fgla":
             return Recovery(Polish(stft, iterations), at_random)
-        if self.config.phase == "pghi":
-            return Recovery(accelerated(self._back, iterations), Integrated(stft, std))
-        if self._network is None:
-            raise ConfigError('format.phase = "learned" needs a network', "`dualdiff format train` makes one")
-        return Recovery(Polish(stft, iterations, GENTLE, 0.0, self._back.bands), Edges(*self._network, stft, std))
+        return Recovery(accelerated(self._back, iterations), Integrated(stft, std))
 
     @cached_property
     def _short_stft(self) -> Stft:

@@ -23,7 +23,6 @@ from dualdiff.formats.stft import Transform, magnitude
 ITERATIONS = {
     "pghi": {"draft": 8, "default": 30, "high": 75},
     "fgla": {"draft": 100, "default": 400, "high": 1000},
-    "learned": {"draft": 8, "default": 40, "high": 120},
 }
 """Of each way back and quality, unless set."""
 MONO_SHARE = 0.5

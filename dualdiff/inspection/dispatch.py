@@ -144,15 +144,14 @@ def inspect_run(folder: Path, around: Around) -> Finding:
             for name, points in series.items()
         ],
     )
-    group = {"phase": "format"}.get(network, network)
-    done_next = {"phase": "dualdiff format test", "vae": "dualdiff encode", "unet": "dualdiff generate"}
+    done_next = {"vae": "dualdiff encode", "unet": "dualdiff generate"}
     return Finding(
         kind="run",
         path=folder,
         facts=facts,
         sheets=[sheet for sheet in (measures, _run_origins(state["identity"], around), identity) if sheet.rows],
         charts=lambda: [*curves(series), *noise_charts(folder / "metrics.jsonl")],
-        next=done_next.get(network, "") if done >= steps else f"dualdiff {group} train",
+        next=done_next.get(network, "") if done >= steps else f"dualdiff {network} train",
     )
 
 

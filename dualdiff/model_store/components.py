@@ -50,7 +50,7 @@ def read_part(folder: Path, part: str) -> tuple[dict[str, Any], dict[str, Tensor
     """
     parts = read_model_json(folder)["parts"]
     if part not in parts:
-        maker, found = {"mix": "unet", "phase": "format"}.get(part, part), ", ".join(parts)
+        maker, found = {"mix": "unet"}.get(part, part), ", ".join(parts)
         raise DataError(f"{folder} holds no {part} (it holds {found})", f"`dualdiff {maker} train` makes one")
     description = read_json(folder / f"{part}.json")
     weights = load_tensors(folder / f"{part}.safetensors")

@@ -2,7 +2,6 @@
 
     model.json      what lies here, with the hash of each part; written last, so that a folder is whole or not there
     format.json     the format's constants
-    phase.json      if its way back is learned: architecture and ancestry; phase.safetensors the weights
     vae.json        architecture and ancestry;  vae.safetensors the weights
     unet.json       architecture, ancestry, latent statistics;  unet.safetensors the weights
     labels.json     the games, in the order of the UNet's labels
@@ -27,19 +26,12 @@ from dualdiff.core.files import hash_of, read_json, write_bytes_atomically, writ
 from dualdiff.core.tensors import load_into
 from dualdiff.core.types import Latents, Sample
 from dualdiff.formats.base import FORMATS, Format
-from dualdiff.formats.mel import MelFormat
 from dualdiff.model_store.components import finish, read_model_json, read_part, save_part
-from dualdiff.models import MODELS, VAE, PhaseNet, UNet
+from dualdiff.models import MODELS, VAE, UNet
 from dualdiff.models.layers import bake
 
 ASSETS = Path(str(resources.files("dualdiff"))) / "assets"
 """Where what travels with the package lies."""
-
-PHASE_FILES = ("phase.json", "phase.safetensors")
-"""The network of the format's learned way back, where a model has one."""
-
-PRECISION_OF_PHASE = torch.bfloat16
-"""Of that network, in training and afterwards: it says angles, to a few degrees at best."""
 
 SIGMA_DATA = 0.5
 """The standard deviation that latents are normalised to before diffusion."""
@@ -118,16 +110,6 @@ def format_hash(format: Format) -> str:
     return hash_of({name: value for name, value in configs.plain(format.config).items() if name not in decode_only})
 
 
-def save_phase(
-    folder: Path, format: Format, network: PhaseNet, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
-) -> None:
-    """Write a model folder that holds a format and the network of its learned way back."""
-    parts = {"format": format_hash(format)}
-    write_json_atomically(folder / "format.json", {**configs.plain(format.config), "phase": "learned"})
-    parts["phase"] = save_part(folder, "phase", configs.plain(network.config), weights, dict(parts), facts)
-    finish(folder, parts, card)
-
-
 def save_vae(
     folder: Path,
     format: Format,
@@ -135,18 +117,10 @@ def save_vae(
     weights: Mapping[str, Tensor],
     facts: Mapping[str, Any],
     card: str,
-    phase: Path | None = None,
 ) -> None:
-    """Write a model folder that holds a format and a VAE, and a copy of the phase network in the folder `phase`.
-
-    Raises:
-        DataError: that folder holds no such network, or one for another format.
-    """
+    """Write a model folder that holds a format and a VAE."""
     parts = {"format": format_hash(format)}
     write_json_atomically(folder / "format.json", configs.plain(format.config))
-    if phase is not None:
-        parts["phase"] = _phase_hash(phase, parts["format"])
-        _copy(phase, folder, PHASE_FILES)
     parts["vae"] = save_part(folder, "vae", configs.plain(vae.config), weights, {"format": parts["format"]}, facts)
     finish(folder, parts, card)
 
@@ -168,10 +142,6 @@ def save_unet(
     parts = {"format": vae_model.format_hash, "vae": vae_model.vae_hash}
     write_json_atomically(folder / "labels.json", list(facts["games"]))
     parts["unet"] = save_part(folder, "unet", configs.plain(unet.config), weights, parts, facts)
-    carried = read_model_json(vae_model.folder)["parts"]
-    if "phase" in carried:  # not a parent: how samples become sound may change
-        parts["phase"] = carried["phase"]
-        _copy(vae_model.folder, folder, PHASE_FILES)
     finish(folder, parts, card)
 
 
@@ -182,56 +152,22 @@ def load_format(folder: Path, device: str | torch.device = "cpu") -> Format:
         DataError: it is missing, unknown, or not the one that `model.json` names.
     """
     parts = read_model_json(folder)["parts"]
-    table = read_json(folder / "format.json")
+    table = _current(read_json(folder / "format.json"))
     kind, config = _known(FORMATS, table, folder / "format.json")
     made: Format = kind(config, device=device)
     if format_hash(made) != parts["format"]:
         raise DataError(
             f"the format in {folder} is not the one that its model.json names", "files were mixed: copy it again"
         )
-    return _with_way_back(made, folder, folder)
+    return made
 
 
-def open_format(config: Any, root: Path, device: str | torch.device = "cpu") -> Format:
-    """The format of a project's settings; the folder of its network, where it has one, is taken from `root`.
-
-    Raises:
-        DataError: there is no such network, or it is for another format.
-    """
-    made: Format = FORMATS[config.name](config, device=device)
-    return _with_way_back(made, root / Path(getattr(config, "phase_model", "")).expanduser(), root)
-
-
-def _with_way_back(made: Format, folder: Path, root: Path) -> Format:
-    """The format with the network of its way back, from a folder, if it asks for one."""
-    if not isinstance(made, MelFormat) or made.config.phase != "learned":
-        return made
-    _phase_hash(folder, format_hash(made))
-    description, weights = read_part(folder, "phase")
-    kind, config = _known(MODELS, description["config"], folder / "phase.json")
-    network = kind(config)
-    load_into(network, weights, f"the phase network in {folder}")
-    return made.learned(ready(network, made.device, PRECISION_OF_PHASE), network.context_frames)
-
-
-def _phase_hash(folder: Path, format_hash: str) -> str:
-    """The hash of the phase network in a folder.
-
-    Raises:
-        DataError: there is none, or it is for another format.
-    """
-    if not (folder / "model.json").is_file():
-        raise DataError(
-            f"there is no network of the learned way back in {folder}",
-            'run `dualdiff format train`, or set format.phase = "pghi"',
-        )
-    parts: dict[str, str] = read_model_json(folder)["parts"]
-    if "phase" not in parts or parts["format"] != format_hash:
-        raise DataError(
-            f"{folder} holds no phase network for this format",
-            "run `dualdiff format train` with another phase.train.run, and name its folder in format.phase_model",
-        )
-    return parts["phase"]
+def _current(table: Any) -> Any:
+    """The constants of a format as this version writes them: mel formats once had a network for the phase."""
+    if not isinstance(table, dict) or "phase_model" not in table:
+        return table
+    kept = {name: value for name, value in table.items() if name != "phase_model"}
+    return {**kept, "phase": "pghi"} if kept.get("phase") == "learned" else kept
 
 
 def _known(table: Mapping[str, Any], config: Any, path: Path) -> tuple[Any, Any]:

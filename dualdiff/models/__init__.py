@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from dualdiff.models.phase import PhaseNet, PhaseNetConfig
 from dualdiff.models.unet import UNet, UNetConfig
 from dualdiff.models.vae import VAE, VAEConfig
 
-MODELS: dict[str, Any] = {"mpvae": VAE, "edm2": UNet, "edges": PhaseNet}
+MODELS: dict[str, Any] = {"mpvae": VAE, "edm2": UNet}
 """Every architecture by its name; each class has a `Config`."""
 
-__all__ = ["MODELS", "VAE", "PhaseNet", "PhaseNetConfig", "UNet", "UNetConfig", "VAEConfig"]
+__all__ = ["MODELS", "VAE", "UNet", "UNetConfig", "VAEConfig"]

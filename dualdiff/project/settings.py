@@ -16,7 +16,6 @@ from dualdiff.formats.base import FORMATS
 from dualdiff.generation.request import GenerateConfig
 from dualdiff.losses.spectral import SpectralLossConfig
 from dualdiff.losses.spectral_1d import SpectralLoss1dConfig
-from dualdiff.models.phase import PhaseNetConfig
 from dualdiff.models.unet import UNetConfig
 from dualdiff.models.vae import VAEConfig
 from dualdiff.training.config import TrainConfig
@@ -48,18 +47,6 @@ class Settings:
     project: ProjectConfig = section("project", ProjectConfig, "the project as a whole")
     dataset: DatasetConfig = section("dataset", DatasetConfig, "which music, and how it is labelled")
     format: Any = section("format", FORMATS, "waveform to sample and back", default="multimel")
-    phase: PhaseNetConfig = section("phase", PhaseNetConfig, "the size of the learned way back of the mel format")
-    phase_train: TrainConfig = _training(
-        "phase.train",
-        "the training of the learned way back",
-        run="phase",
-        steps=20000,
-        crop_s=0.512,
-        batch_size=8,
-        decay_after_steps=1000,
-        max_grad_norm=1.0,
-        save_every=1000,
-    )
     vae: VAEConfig = section("vae", VAEConfig, "the size of the VAE")
     vae_loss: VAEObjectiveConfig = section("vae.loss", VAEObjectiveConfig, "what the VAE is trained for")
     vae_spectral: SpectralLossConfig = section("vae.spectral", SpectralLossConfig, "the spectral loss of the VAE")

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from dualdiff.core.progress import Progress, silent
 from dualdiff.project.settings import Project
 from dualdiff.tasks.train import Prepared, prepare_unet, prepare_vae
-from dualdiff.tasks.train_phase import prepare_phase
 from dualdiff.training.resume_check import Proof, prove
 from dualdiff.training.session import show_again
 
-PREPARE: Mapping[str, Callable[..., Prepared]] = {"format": prepare_phase, "vae": prepare_vae, "unet": prepare_unet}
+PREPARE: Mapping[str, Callable[..., Prepared]] = {"vae": prepare_vae, "unet": prepare_unet}
 
 
 def check_resume(project: Project, group: str, progress: Progress = silent) -> Proof:

@@ -24,13 +24,13 @@ from dualdiff.data.waveform_dataset import TrackCrops
 from dualdiff.evaluation.game_classifier import fit_mix, save_mix
 from dualdiff.evaluation.spectrogram_image import Row as PictureRow
 from dualdiff.evaluation.spectrogram_image import write_spectrograms
+from dualdiff.formats.base import FORMATS
 from dualdiff.model_store.model import (
     SIGMA_DATA,
     LatentSpace,
     VAEModel,
     format_hash,
     load_vae,
-    open_format,
     save_unet,
     save_vae,
 )
@@ -93,7 +93,7 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
     accelerator = make_accelerator(select_device(settings.project.device))
     device = accelerator.device
     rows, held_out_rows = training_rows(project)
-    made = open_format(settings.format, project.root, device)
+    made = FORMATS[settings.format.name](settings.format, device)
     levels = len(settings.vae.channel_mults)
     require_halving(project, "vae.channel_mults", made.bins, levels)
     require_rate(project, "vae.train", config)
@@ -125,7 +125,7 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
         facts = {"project": settings.project.name, "run": config.run, "steps": steps, "dualdiff": __version__}
         card = model_card(f"{settings.project.name}: VAE", facts, [(row.game, row.duration_s) for row in rows])
-        save_vae(model, made, vae, part(weights, "vae."), facts, card, phase_folder(project))
+        save_vae(model, made, vae, part(weights, "vae."), facts, card)
 
     def check() -> None:
         require_same_music(rows, folder)
@@ -229,12 +229,6 @@ def train_unet(project: Project, progress: Progress = silent, hours: float | Non
 def trained(prepared: Prepared, progress: Progress, hours: float | None) -> TrainResult:
     """Train what is prepared; what it leaves."""
     return TrainResult(prepared.job.run.folder, prepared.model, train(prepared.job, progress, hours))
-
-
-def phase_folder(project: Project) -> Path | None:
-    """The folder of the network of the format's way back, where that is learned."""
-    config = project.settings.format
-    return project.path(config.phase_model) if getattr(config, "phase", "") == "learned" else None
 
 
 def encode(project: Project, progress: Progress = silent) -> Encoded:

@@ -109,11 +109,11 @@ def test_a_finished_run_names_the_next_stage(tmp_path):
 
 
 def test_what_comes_next_can_be_run(tmp_path):
-    """Of a phase network, whose commands are those of the format; of a folder whose name has a space; of a track."""
-    own = Run(tmp_path / "phase", {"network": "phase", "config": {}, "seed": 3}, "[phase.train]\nsteps = 20\n")
+    """Of a run, of a folder whose name has a space, of a track."""
+    own = Run(tmp_path / "own", {"network": "vae", "config": {}, "seed": 3}, "[vae.train]\nsteps = 20\n")
     own.open()
     own.save(Checkpoint(10, {"model": {"w": torch.zeros(3)}}, {}), keep=2)
-    assert inspect(own.folder).next == "dualdiff format train"
+    assert inspect(own.folder).next == "dualdiff vae train"
     model = write_model(tmp_path / "my models")
     assert inspect(model).next == f'dualdiff generate --model "{model}"'
     write_ledger(tmp_path / "dataset.jsonl", [Row(path="A/1.flac", game="A", state="used", split="train")])
@@ -142,12 +142,6 @@ def test_a_run_by_hours_tells_the_steps_that_are_planned(tmp_path):
     found = inspect(folder)
     assert found.facts["steps planned"] == 10
     assert found.next == "dualdiff encode"
-
-
-def test_a_learned_way_back_goes_on_by_its_own_command(tmp_path):
-    Run(tmp_path / "phase", {"network": "phase", "config": {}}, "[phase.train]\nsteps = 9\n").open()
-    found = inspect(tmp_path / "phase")
-    assert (found.facts["steps planned"], found.next) == (9, "dualdiff format train")
 
 
 def test_a_copy_of_a_checkpoint_beside_the_others_is_left_out(tmp_path):

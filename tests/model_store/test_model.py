@@ -134,6 +134,12 @@ def test_a_missing_or_cut_file_is_named(copy: Path, name: str) -> None:
         load_model(copy)
 
 
+def test_a_mel_format_that_once_had_a_network_for_its_phase_is_read(copy: Path) -> None:
+    table = json.loads((copy / "format.json").read_text())
+    (copy / "format.json").write_text(json.dumps({**table, "phase": "learned", "phase_model": "models/phase"}))
+    assert load_format(copy).config.phase == "pghi"
+
+
 def test_wrong_paths_and_newer_versions_are_refused(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no folder"):
         load_model(tmp_path / "nowhere")
@@ -142,7 +148,7 @@ def test_wrong_paths_and_newer_versions_are_refused(copy: Path, tmp_path: Path) 
     write_model(tmp_path / "x")
     with pytest.raises(DataError, match="holds no unet"):
         load_model(tmp_path / "x" / "vae")
-    for part, command in (("mix", "unet train"), ("phase", "format train"), ("unet", "unet train")):
+    for part, command in (("mix", "unet train"), ("unet", "unet train")):
         with pytest.raises(DataError) as missing:
             read_part(tmp_path / "x" / "vae", part)
         assert command in missing.value.hint
