@@ -23,7 +23,7 @@ from dualdiff import audio
 from dualdiff.core.tensors import tensors_of
 from dualdiff.formats.mel import MelFormat
 from dualdiff.model_store.model import save_vae
-from dualdiff.models import VAE
+from dualdiff.models.vae import VAE
 from dualdiff.project.settings import preset
 
 MUSIC = Path(__file__).resolve().parents[1] / "examples" / "music"

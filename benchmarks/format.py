@@ -27,11 +27,12 @@ from dualdiff.core.types import Sample, Waveform
 from dualdiff.evaluation import notes
 from dualdiff.evaluation.baselines import griffin_lim
 from dualdiff.evaluation.metrics import METRICS
+from dualdiff.formats.config import MelConfig, MultiMelConfig
 from dualdiff.formats.filterbank import mel_inverse
 from dualdiff.formats.griffin_lim import Polish, Target
-from dualdiff.formats.mel import MelConfig, MelFormat
-from dualdiff.formats.melbase import ITERATIONS, AbstractMel
-from dualdiff.formats.multimel import MultiMelConfig, MultiMelFormat
+from dualdiff.formats.mel import MelFormat
+from dualdiff.formats.melbase import ITERATIONS, AbstractMel, filters_of
+from dualdiff.formats.multimel import MultiMelFormat
 from dualdiff.formats.phase_retrieval import Recovery, at_random, recover
 from dualdiff.formats.stft import Stft, hann_power_window
 
@@ -81,7 +82,7 @@ def plain_mel(waveform: Waveform, n_fft: int) -> torch.Tensor:
     window = hann_power_window(n_fft, MEL.config.window_power)
     window *= MEL.window.sum() / window.sum()
     spectra = torch.stft(waveform, n_fft, MEL.hop_length, window=window.float(), return_complex=True)
-    return (spectra.abs().transpose(-1, -2) @ MEL.config.filters(n_fft, 0.0)).transpose(-1, -2)
+    return (spectra.abs().transpose(-1, -2) @ filters_of(MEL.config, n_fft, 0.0)).transpose(-1, -2)
 
 
 def plain_encoding(waveform: Waveform, made: AbstractMel) -> Sample:

@@ -224,11 +224,10 @@ def make_model(folder: Path) -> None:
     """An untrained model of a few thousand parameters."""
     from dualdiff.core.tensors import tensors_of
     from dualdiff.formats.base import FORMATS
-    from dualdiff.formats.multimel import MultiMelConfig
+    from dualdiff.formats.config import MultiMelConfig
     from dualdiff.model_store.model import load_vae, save_unet, save_vae
-    from dualdiff.models import VAE, UNet
-    from dualdiff.models.unet import UNetConfig
-    from dualdiff.models.vae import VAEConfig
+    from dualdiff.models.unet import UNet, UNetConfig
+    from dualdiff.models.vae import VAE, VAEConfig
 
     torch.manual_seed(0)
     fmt = FORMATS["multimel"](MultiMelConfig())

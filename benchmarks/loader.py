@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from dualdiff import audio
-from dualdiff.data.latent_dataset import LatentCrops, LatentFile, LatentIndex, LatentTrack, Variant
+from dualdiff.data.config import Variant
+from dualdiff.data.latent_dataset import LatentCrops, LatentFile, LatentIndex, LatentTrack
 from dualdiff.data.latent_file import spool
 from dualdiff.data.loader import BatchSource, load
 from dualdiff.data.manifest import Row

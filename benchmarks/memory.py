@@ -21,7 +21,7 @@ from dualdiff.core.rng import Stream
 from dualdiff.data.loader import Batch
 from dualdiff.formats.base import FORMATS
 from dualdiff.model_store.model import LatentSpace
-from dualdiff.models import UNet
+from dualdiff.models.unet import UNet
 from dualdiff.models.vae import VAE
 from dualdiff.project.settings import Settings, preset
 from dualdiff.training.config import TrainConfig

@@ -17,8 +17,8 @@ import torch
 
 from dualdiff.data.encode import latents_of
 from dualdiff.evaluation.game_classifier import load_mix
+from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
-from dualdiff.generation.request import GenerateConfig
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SEEDS = (1, 2)

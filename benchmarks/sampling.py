@@ -16,8 +16,9 @@ import sys
 import torch
 
 from dualdiff.core.types import Latents
+from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
-from dualdiff.generation.request import GenerateConfig, Request
+from dualdiff.generation.request import Request
 
 LENGTH_S = 4.0
 SEEDS = range(4)

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from dualdiff.diffusion.windowed import Known
+from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
-from dualdiff.generation.request import GenerateConfig, Given, Request, Rewrite
+from dualdiff.generation.request import Given, Request, Rewrite
 
 SPAN = 1024
 """Samples of a spectrum."""

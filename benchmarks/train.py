@@ -36,8 +36,8 @@ from dualdiff.core.device import compile_in_place, select_device, select_precisi
 from dualdiff.core.rng import Stream
 from dualdiff.data.loader import Batch
 from dualdiff.model_store.model import LatentSpace
-from dualdiff.models import UNet
 from dualdiff.models.layers import MPConv, renormalise
+from dualdiff.models.unet import UNet
 from dualdiff.project.settings import preset
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.ema.ema import EMA

@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from dualdiff.core.files import sha256_of
-from dualdiff.data.latent_dataset import LatentFile, LatentIndex, LatentTrack, Variant
+from dualdiff.data.config import Variant
+from dualdiff.data.latent_dataset import LatentFile, LatentIndex, LatentTrack
 
 CHANNELS, ROWS = 2, 4
 

@@ -11,8 +11,9 @@ import torch
 from dualdiff import audio, cli
 from dualdiff.core.device import select_precision
 from dualdiff.core.tensors import load_tensors
+from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
-from dualdiff.generation.request import GenerateConfig, Request
+from dualdiff.generation.request import Request
 from tests.conftest import Outcome, melody, tiny_settings
 from tests.pretend_gpu import OnGPU, pretended
 

@@ -6,11 +6,14 @@ Waveforms here are (C, T), float32, full scale [-1, 1]; C channels, T time in sa
 import math
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
-import torchaudio
 
 from dualdiff.core.types import Waveform
+
+if TYPE_CHECKING:
+    import torchaudio
 
 SINC_ZEROS, SINC_ROLLOFF, SINC_BETA = 64, 0.9475937167399596, 14.769656459379492  # Kaiser, as resampy's "kaiser_best"
 _HALF_POWER = math.sqrt(0.5)
@@ -26,7 +29,9 @@ def resample(waveform: Waveform, from_rate: int, to_rate: int) -> Waveform:
 
 
 @lru_cache(maxsize=8)
-def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
+def _resampler(from_rate: int, to_rate: int) -> "torchaudio.transforms.Resample":
+    import torchaudio
+
     return torchaudio.transforms.Resample(
         from_rate,
         to_rate,
@@ -125,6 +130,8 @@ def k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
 
 def _k_weighted(piece: Waveform, sample_rate: int) -> Waveform:
     """A piece (C, T) with K-weighting, in float64."""
+    import torchaudio
+
     audio = piece.double()
     for b, a in k_weighting(sample_rate):
         audio = torchaudio.functional.lfilter(

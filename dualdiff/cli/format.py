@@ -10,7 +10,7 @@ from dualdiff.cli import console
 from dualdiff.cli.options import HERE, AsJson, Force, Overrides, ProjectDir, QualityOption, open_or_defaults
 
 if TYPE_CHECKING:
-    from dualdiff.core.types import Quality
+    from dualdiff.core.quality import Quality
     from dualdiff.data.manifest import Row
     from dualdiff.formats.base import Format
     from dualdiff.pages.comparison_page import Listening
@@ -155,7 +155,7 @@ def _listening(out: Path | None, made: "Format", force: bool) -> "Listening | No
 
 def _quality(name: str | None) -> "Quality":
     from dualdiff.core.errors import UsageError, did_you_mean
-    from dualdiff.core.types import QUALITIES
+    from dualdiff.core.quality import QUALITIES
 
     for quality in QUALITIES:
         if name in (quality, None):

@@ -8,12 +8,10 @@ import typer
 
 from dualdiff.cli import console
 from dualdiff.cli.options import HERE, Force, Overrides, ProjectDir, QualityOption, open_or_defaults
-from dualdiff.cli.streams import outlive_reader
 
 if TYPE_CHECKING:
     from dualdiff.generation.output import Job
-    from dualdiff.generation.pipeline import Clip
-    from dualdiff.model_store.model import Model
+    from dualdiff.generation.pipeline import Clip, Pipeline
     from dualdiff.project.settings import Project
 
 Games = Annotated[
@@ -149,21 +147,16 @@ def generate(
     }
     order = {flag: value for flag, value in said.items() if value is not None}
     from dualdiff.generation import batch_file, output, parse
-    from dualdiff.generation.pipeline import Pipeline
+    from dualdiff.generation.lazy import lazily
     from dualdiff.generation.recipe import SIDECAR, differences
 
-    outlive_reader()
     parse.settings_of(order)  # refuses what cannot be before anything is loaded
+    average = parse.parse_average(ema) if ema is not None else None
     rows = batch_file.read_list(list_) if list_ else None
     opened, changed = _open(project, {"out": out, "model": model, "guide": guide}, overrides or [])
-    config, machine = opened.settings.generate, opened.settings.project
+    config = opened.settings.generate
     plays, worse = _model_at(opened, config.model), _model_at(opened, config.guide) if config.guide else None
-    precision = (
-        output.precision_of(from_, machine.device) if from_ and machine.precision == "auto" else machine.precision
-    )
-    pipeline = Pipeline.load(plays, machine.device, precision, machine.compile, worse)
-    if ema is not None:
-        pipeline.model = _averaged(pipeline.model, opened.root, ema)
+    pipeline = lazily(plays, lambda: _loaded(opened, plays, worse, from_, average))
     if rows is None:
         jobs = parse.jobs_of(order, pipeline, config, changed)
     else:
@@ -195,7 +188,7 @@ def _model_at(project: "Project", name: str) -> Path:
         DataError: there is none.
     """
     from dualdiff.core.errors import DataError
-    from dualdiff.model_store.model import shipped_model
+    from dualdiff.model_store.location import shipped_model
 
     place = project.path(name)
     found = place if place.exists() else shipped_model(name)
@@ -205,13 +198,23 @@ def _model_at(project: "Project", name: str) -> Path:
     return found
 
 
-def _averaged(model: "Model", root: Path, ema: str) -> "Model":
-    """The model with another average of its weights."""
-    from dualdiff.training.ema.posthoc import parse_average, run_of, with_average
+def _loaded(
+    opened: "Project", plays: Path, guide: Path | None, again: Path | None, average: tuple[float, int | None] | None
+) -> "Pipeline":
+    """The pipeline of a model and its guide, in the precision of the clip to render again, if there is one."""
+    from dualdiff.generation.output import precision_of
+    from dualdiff.generation.pipeline import Pipeline
 
-    averaged, how = with_average(model, run_of(model, root), *parse_average(ema))
-    console.note(f"weights averaged over a relative width of {how.width:g} at step {how.step}")
-    return averaged
+    machine = opened.settings.project
+    precision = precision_of(again, machine.device) if again and machine.precision == "auto" else machine.precision
+    pipeline = Pipeline.load(plays, machine.device, precision, machine.compile, guide)
+    if average is not None:
+        from dualdiff.training.ema.posthoc import run_of, with_average
+
+        run = run_of(pipeline.model, opened.root)
+        pipeline.model, how = with_average(pipeline.model, run, *average)
+        console.note(f"weights averaged over a relative width of {how.width:g} at step {how.step}")
+    return pipeline
 
 
 def _write(path: Path, clip: "Clip", picture: bool, sidecar: bool) -> None:
@@ -248,7 +251,7 @@ def _open(project: Path, places: dict[str, Path | None], overrides: list[str]) -
     Without a project, the defaults, if a model is named or one travels with dualdiff.
     """
     from dualdiff.core.config import parse_override
-    from dualdiff.model_store.model import named_model
+    from dualdiff.model_store.location import named_model
     from dualdiff.project.settings import open_project
 
     guide = places["guide"] and named_model(places["guide"])
@@ -263,7 +266,7 @@ def _open(project: Path, places: dict[str, Path | None], overrides: list[str]) -
 
 def _meant(project: Path, model: Path | None, overrides: list[str]) -> Path | None:
     """The model folder that the flags mean: what is named, or where there is no project what travels with dualdiff."""
-    from dualdiff.model_store.model import named_model, shipped_model
+    from dualdiff.model_store.location import named_model, shipped_model
     from dualdiff.project.settings import FILE_NAME
 
     if model:

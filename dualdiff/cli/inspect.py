@@ -74,8 +74,8 @@ def inspect(
 
 def _average(run: Path, ema: str) -> "Finding":
     """What is known of an average of a run's weights."""
+    from dualdiff.generation.parse import parse_average
     from dualdiff.inspection.ema import inspect_average
-    from dualdiff.training.ema.posthoc import parse_average
 
     return inspect_average(run, *parse_average(ema))
 

@@ -47,11 +47,11 @@ def section(
 ) -> Any:
     """A field of a settings file: the TOML table `name`, holding a config class.
 
-    `owner` is the class, or a table of named classes that each have a `Config` with a `name`; then the key `name` of
-    the TOML table selects one, `default` unless said. A name added to the table is at once a legal value. `defaults`
-    replace the class's own in this section.
+    `owner` is the class, or a table of named classes that each have a field `name`; then the key `name` of the TOML
+    table selects one, `default` unless said. A name added to the table is at once a legal value. `defaults` replace
+    the class's own in this section.
     """
-    factory: Any = owner if isinstance(owner, type) else owner[default].Config
+    factory: Any = owner if isinstance(owner, type) else owner[default]
     metadata = {"section": name, "owner": owner, "default": default, "defaults": defaults, "meaning": meaning}
     return dataclasses.field(default_factory=lambda: factory(**defaults), metadata=metadata)
 
@@ -215,7 +215,7 @@ def _build_section(field: "dataclasses.Field[Any]", table: Table, source: Source
     if chosen not in owner:
         hint = did_you_mean(str(chosen), owner) or f"it is one of {_listed(owner)}"
         raise ConfigError(f"{source.where(f'{name}.name')}: {name}.name = {_toml(chosen)} is not known", hint)
-    return build(owner[chosen].Config, table, source, name)
+    return build(owner[chosen], table, source, name)
 
 
 def build(cls: type[T], table: Mapping[str, Any], source: Source = Source(), prefix: str = "") -> T:

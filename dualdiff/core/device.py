@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,11 +11,8 @@ from dualdiff.core.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 FREE_SHARE = 0.7
 """How much of a GPU's free memory a batch may take: allocations never fit without gaps."""
-
-PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
 def select_device(name: str = "auto") -> torch.device:

@@ -9,7 +9,7 @@ B batch, C channels, T time in audio samples, F frequency bins, N frames, K labe
 * `Sigma`:    noise levels, (B,), float32, the standard deviation of the noise in the units of the data.
 """
 
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -17,7 +17,3 @@ Waveform: TypeAlias = Tensor
 Sample: TypeAlias = Tensor
 Latents: TypeAlias = Tensor
 Sigma: TypeAlias = Tensor
-
-Quality: TypeAlias = Literal["draft", "default", "high"]
-"""How much work a way back from samples to sound takes upon itself."""
-QUALITIES: tuple[Quality, ...] = get_args(Quality)

@@ -22,15 +22,8 @@ from dualdiff.core.files import hash_of, sha256_of
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.types import Latents, Sample, Waveform
 from dualdiff.data.chunks import windows
-from dualdiff.data.latent_dataset import (
-    INDEX_NAME,
-    VERSION,
-    EncodeConfig,
-    LatentFile,
-    LatentIndex,
-    LatentTrack,
-    Variant,
-)
+from dualdiff.data.config import EncodeConfig, Variant
+from dualdiff.data.latent_dataset import INDEX_NAME, VERSION, LatentFile, LatentIndex, LatentTrack
 from dualdiff.data.latent_file import Spool, facts_of, spool
 from dualdiff.data.manifest import Row, games_of
 from dualdiff.data.waveform_dataset import at_loudness

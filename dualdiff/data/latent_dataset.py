@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from dualdiff.core.config import setting
 from dualdiff.core.errors import DataError
 from dualdiff.core.files import sha256_of, write_json_atomically
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.rng import Stream
 from dualdiff.core.types import Latents
+from dualdiff.data.config import Variant
 from dualdiff.data.latent_file import read_columns
 from dualdiff.data.loader import Batch
 from dualdiff.data.manifest import Split
@@ -32,44 +32,6 @@ VERSION = 1
 """The version of the index and of the files; an index of a newer one is refused."""
 
 ENCODE = "make the latents anew: dualdiff encode"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeConfig:
-    """What `encode` makes of each track."""
-
-    folder: str = setting("latents", "where the latents go, from the project's folder")
-    vae: str = setting("models/vae", "the model folder whose format and VAE encode")
-    offsets: int = setting(
-        8, "time shifts of 0..n-1 frames stored per track, against a fixed grid", minimum=1, maximum=8
-    )
-    mirror: bool = setting(False, "store every track with left and right swapped as well")
-    pitch_semitones: tuple[int, ...] = setting(
-        (0,), "store every track this much higher (below 0: lower); 0 is as it is", minimum=-12, maximum=12
-    )
-    chunk_s: float = setting(30.0, "tracks go through in pieces of this length, to bound memory, seconds", minimum=5)
-
-    def __post_init__(self) -> None:
-        if 0 not in self.pitch_semitones or len(set(self.pitch_semitones)) < len(self.pitch_semitones):
-            raise ValueError("pitch_semitones must hold 0, the music as it is, and no number twice")
-
-    @property
-    def variants(self) -> list["Variant"]:
-        """What is made of each track."""
-        return [
-            Variant(pitch, mirrored) for pitch in self.pitch_semitones for mirrored in (False, True)[: 1 + self.mirror]
-        ]
-
-
-class Variant(NamedTuple):
-    """What is done to a track before it is encoded: made so many semitones higher; left and right swapped."""
-
-    pitch_semitones: int = 0
-    mirrored: bool = False
-
-    def __str__(self) -> str:
-        pitch = f" {self.pitch_semitones:+d} semitones" if self.pitch_semitones else ""
-        return pitch + " mirrored" * self.mirrored
 
 
 class LatentFile(NamedTuple):

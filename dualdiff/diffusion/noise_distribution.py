@@ -9,31 +9,17 @@ Letters: B noise levels, G points of a grid.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dualdiff.core.config import setting
 from dualdiff.core.errors import ConfigError
 from dualdiff.core.types import Sigma
+from dualdiff.diffusion.config import NoiseConfig
 
 GRID_POINTS = 513  # of the learned law: 0.02 of ln s apart over [0.002, 80], far finer than u(s) can vary
 OFFSET_STEPS = 2.0**32  # offsets are multiples of 2^-32, so that no quantile is ever rounded into the next cell
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseConfig:
-    """The law of the noise levels in training."""
-
-    law: Literal["learned", "log-normal", "log-sech", "log-linear"] = setting("learned", "distribution of ln sigma")
-    stratified: bool = setting(True, "spread the levels of a batch evenly over the law's quantiles")
-    sigma_max: float = setting(80.0, "highest noise level", above=0)
-    log_normal_mean: float = setting(-0.4, "mean of ln sigma (log-normal)")
-    log_normal_std: float = setting(1.0, "standard deviation of ln sigma (log-normal)", above=0)
-    learned_temperature: float = setting(4.4, "how sharply the learned law follows the progress (T)", minimum=0)
-    learned_warmup_steps: int = setting(2000, "steps over which T rises from 0", minimum=0)
-    learned_floor: float = setting(0.1, "share of the learned law that stays uniform", above=0, maximum=1)
 
 
 class NoiseLaw(Protocol):

@@ -16,10 +16,12 @@ import torchaudio
 from dualdiff import audio
 from dualdiff.core.errors import UsageError, did_you_mean
 from dualdiff.core.progress import Progress, silent
-from dualdiff.core.types import Quality, Sample, Waveform
+from dualdiff.core.quality import Quality
+from dualdiff.core.types import Sample, Waveform
 from dualdiff.formats.base import Format
+from dualdiff.formats.config import MelConfig
 from dualdiff.formats.filterbank import mel_inverse
-from dualdiff.formats.mel import MelConfig, MelFormat
+from dualdiff.formats.mel import MelFormat
 
 BASELINES = ("fgla-400", "griffin-lim-32", "mp3-64", "mp3-128", "opus-64", "opus-128")
 """Compared with unless said otherwise."""

@@ -13,7 +13,8 @@ import torch
 from dualdiff import audio
 from dualdiff.core.errors import DataError, UsageError
 from dualdiff.core.progress import Progress, silent
-from dualdiff.core.types import Quality, Waveform
+from dualdiff.core.quality import Quality
+from dualdiff.core.types import Waveform
 from dualdiff.evaluation.baselines import Passed, Way, available, baseline, is_slow, through
 from dualdiff.evaluation.metrics import measure
 from dualdiff.evaluation.spectrogram_image import Row, write_spectrograms

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dualdiff.core.progress import Progress, silent
-from dualdiff.core.types import Quality, Sample, Waveform
+from dualdiff.core.quality import Quality
+from dualdiff.core.types import Sample, Waveform
 from dualdiff.evaluation.roundtrip import Comparison, compare
 from dualdiff.model_store.model import VAEModel
 

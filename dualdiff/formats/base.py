@@ -5,7 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from dualdiff.core.progress import Progress, silent
-from dualdiff.core.types import Quality, Sample, Waveform
+from dualdiff.core.quality import Quality
+from dualdiff.core.types import Sample, Waveform
+from dualdiff.formats.config import FORMAT_CONFIGS
 from dualdiff.formats.lapped import MCLTFormat, MDCTFormat
 from dualdiff.formats.mel import MelFormat
 from dualdiff.formats.multimel import MultiMelFormat
@@ -106,6 +108,12 @@ FORMATS: dict[str, Any] = {
     "mdct": MDCTFormat,
     "mclt": MCLTFormat,
 }
-"""Name in the settings -> class."""
+"""Name in the settings -> class; its constants are listed in `config.FORMAT_CONFIGS`."""
 
-__all__ = ["FORMATS", "Continuing", "Format", "PhaseKeeping", "Transposable"]
+
+def register(name: str, kind: Any) -> None:
+    """Make a class with a `Config` a format that settings can name."""
+    FORMATS[name], FORMAT_CONFIGS[name] = kind, kind.Config
+
+
+__all__ = ["FORMATS", "Continuing", "Format", "PhaseKeeping", "Transposable", "register"]

@@ -4,10 +4,8 @@ Letters: F mel bands; a transform of n_fft points has n_fft // 2 + 1 bins.
 """
 
 import math
-import warnings
 
 import torch
-import torchaudio
 from torch import Tensor
 
 GROUPS = 4
@@ -16,28 +14,31 @@ GROUPS = 4
 
 def centres_hz(f_min: float, f_max: float, n_mels: int) -> Tensor:
     """The middle of each band, (F,), Hz."""
-    points = torch.linspace(_to_mel(f_min), _to_mel(f_max), n_mels + 2)[1:-1]
-    return 700 * (10 ** (points / 2595) - 1)
+    return _to_hz(_edges_mel(f_min, f_max, n_mels)[1:-1])
 
 
-def _to_mel(frequency_hz: float) -> float:
-    """HTK's mel scale."""
-    return 2595 * math.log10(1 + frequency_hz / 700)
+def _edges_mel(f_min: float, f_max: float, n_mels: int) -> Tensor:
+    """Where bands begin, peak and end, (F + 2,), on HTK's mel scale."""
+    low, high = (2595 * math.log10(1 + frequency_hz / 700) for frequency_hz in (f_min, f_max))
+    return torch.linspace(low, high, n_mels + 2)
+
+
+def _to_hz(mel: Tensor) -> Tensor:
+    return 700 * (10 ** (mel / 2595) - 1)
 
 
 def mel_filters(n_fft: int, sample_rate: int, f_min: float, f_max: float, n_mels: int, ratio: float = 1.0) -> Tensor:
     """HTK mel filters, triangles of peak 1, (n_fft // 2 + 1, F), all edges divided by `ratio`.
 
     To divide each edge is to multiply the frequency of each bin. Dividing the two limits alone would not do: the scale
-    is linear in the bass, so that low notes would move by less than high ones.
+    is linear in the bass, so that low notes would move by less than high ones. Equal to `melscale_fbanks` of
+    torchaudio, which takes as long to import as everything else here.
     """
-    rate = sample_rate * ratio if ratio != 1 else sample_rate
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")  # as `transposed`
-        filters: Tensor = torchaudio.functional.melscale_fbanks(
-            n_fft // 2 + 1, f_min, f_max, n_mels, rate, norm=None, mel_scale="htk"
-        )
-    return filters
+    bins_hz = torch.linspace(0, (sample_rate * ratio if ratio != 1 else sample_rate) // 2, n_fft // 2 + 1)
+    edges_hz = _to_hz(_edges_mel(f_min, f_max, n_mels))
+    widths_hz, above_hz = edges_hz.diff(), edges_hz - bins_hz[:, None]
+    rising, falling = -above_hz[:, :-2] / widths_hz[:-1], above_hz[:, 2:] / widths_hz[1:]
+    return torch.minimum(rising, falling).clamp_min(0)
 
 
 def mel_inverse(filters: Tensor, n_fft: int) -> Tensor:

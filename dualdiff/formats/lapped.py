@@ -7,50 +7,20 @@ Letters: B batch, T time in audio samples, M bins and hop, N frames.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dualdiff.core.config import setting
 from dualdiff.core.progress import Progress, silent
-from dualdiff.core.types import Quality, Sample, Waveform
+from dualdiff.core.quality import Quality
+from dualdiff.core.types import Sample, Waveform
+from dualdiff.formats.config import MCLTConfig, MDCTConfig
 
 TILT_HZ = 500.0
 """Below this music is about as strong at all frequencies; above it falls."""
 QUIET = 1e-4
 """The magnitude up to which the logarithm of the MCLT is nearly linear, 1 being that of white noise of variance 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MDCTConfig:
-    """The constants of the MDCT format; a model carries them along."""
-
-    name: Literal["mdct"] = setting("mdct", "the format")
-    sample_rate: int = setting(32000, "audio samples per second, Hz", minimum=8000, maximum=192000)
-    bins: int = setting(256, "bins per frame and channel, and samples between frames", minimum=8)
-    power: float = setting(0.5, "coefficients are stored to this power, with their sign", above=0, maximum=1)
-    loudness_lufs: float = setting(
-        -20.0, "tracks are brought to this loudness on reading, LUFS", minimum=-60, maximum=0
-    )
-    scale: float = setting(0.82, "the standard deviation of the powered coefficients over music, in the bass", above=0)
-    tilt: float = setting(0.8, "it falls with frequency f as (1 + f / 500 Hz) to minus this", minimum=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MCLTConfig:
-    """The constants of the MCLT format; a model carries them along."""
-
-    name: Literal["mclt"] = setting("mclt", "the format")
-    sample_rate: int = setting(32000, "audio samples per second, Hz", minimum=8000, maximum=192000)
-    bins: int = setting(256, "bins per frame and channel, and samples between frames", minimum=8)
-    loudness_lufs: float = setting(
-        -20.0, "tracks are brought to this loudness on reading, LUFS", minimum=-60, maximum=0
-    )
-    mean: float = setting(4.15, "mean of ln(1 + magnitude / 0.0001) over music at that loudness")
-    scale: float = setting(2.0, "their standard deviation", above=0)
 
 
 class Lapped:

@@ -4,35 +4,25 @@ Letters: B batch, C channels, T time in audio samples, F mel bands, N frames.
 """
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 
-from dualdiff.core.config import setting
-from dualdiff.core.types import Quality
+from dualdiff.core.quality import Quality
+from dualdiff.formats.config import MelConfig
 from dualdiff.formats.filterbank import filters_on, mel_inverse
 from dualdiff.formats.griffin_lim import Bands, Polish
 from dualdiff.formats.melbase import (
     DECODE_STDS,
     ENCODE_STDS,
     AbstractMel,
-    AbstractMelConfig,
     Back,
     accelerated,
+    filters_of,
     free_at,
 )
 from dualdiff.formats.phase_retrieval import Integrated, Recovery, at_random
 from dualdiff.formats.stft import Stft, cut, hann_power_window
-
-
-@dataclass(frozen=True, kw_only=True)
-class MelConfig(AbstractMelConfig):
-    """The constants of the mel format; a model carries them along."""
-
-    name: Literal["mel"] = setting("mel", "the format: one window for all bands")
-    phase: Literal["pghi", "fgla"] = setting("pghi", "how the phase is found on the way back: fast, or the reference")
 
 
 class MelFormat(AbstractMel):
@@ -49,7 +39,7 @@ class MelFormat(AbstractMel):
         """A format whose samples are of the music `semitones` higher than it is; see `transposed`."""
         super().__init__(config, device)
         self.window = hann_power_window(config.n_fft, config.window_power)
-        self.filters = config.filters(config.n_fft, semitones)
+        self.filters = filters_of(config, config.n_fft, semitones)
         half = math.ceil(ENCODE_STDS * config.window_std)
         stft = Stft(cut(self.window, half), config.n_fft, config.hop_length, device)
         self._sees(stft, self.filters)

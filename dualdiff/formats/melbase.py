@@ -4,17 +4,17 @@ Letters: B batch, C channels, T time in audio samples, F mel bands, N frames. Wh
 windows here, to save time, is below what float32 resolves (encoding) or 4e-5 of its sum (the fast ways back).
 """
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dualdiff.core.config import setting
 from dualdiff.core.progress import Progress, silent
-from dualdiff.core.types import Quality, Sample, Waveform
+from dualdiff.core.quality import Quality
+from dualdiff.core.types import Sample, Waveform
+from dualdiff.formats.config import AbstractMelConfig
 from dualdiff.formats.filterbank import centres_hz, grouped, mel_filters
 from dualdiff.formats.griffin_lim import ACCELERATED, Bands, Polish, Target
 from dualdiff.formats.phase_retrieval import Recovery, Source, go_on, recover
@@ -37,59 +37,10 @@ CHUNK_FRAMES = 256
 """Frames encoded together on a CPU, over all of the batch: few enough to stay in its cache."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AbstractMelConfig(ABC):  # noqa: B024 (its subclasses are final)
-    """The constants that the mel formats share; a model carries them along."""
-
-    DECODE_ONLY: ClassVar[tuple[str, ...]] = ("phase", "phase_iterations")
-
-    name: str = setting("mel", "the format")
-    sample_rate: int = setting(32000, "audio samples per second, Hz", minimum=8000, maximum=192000)
-    n_fft: int = setting(6400, "length of the Fourier transform and its window, samples", minimum=256)
-    hop_length: int = setting(256, "samples between frames", minimum=16)
-    window_power: int = setting(32, "the window is a periodic Hann to this power", minimum=1)
-    n_mels: int = setting(256, "mel bands per channel", minimum=16)
-    f_min: float = setting(20.0, "lowest frequency, Hz", minimum=0)
-    f_max: float = setting(16000.0, "highest frequency, Hz", above=0)
-    magnitude_power: float = setting(0.25, "magnitudes are stored to this power", above=0, maximum=1)
-    loudness_lufs: float = setting(
-        -20.0, "tracks are brought to this loudness on reading, LUFS", minimum=-60, maximum=0
-    )
-    mean: float = setting(1.3135, "mean of the powered magnitudes over music at that loudness")
-    scale: float = setting(0.4933, "their standard deviation", above=0)
-    phase: str = setting("pghi", "how the phase is found on the way back: fast, or the reference")
-    phase_iterations: int = setting(-1, "iterations on the way back; -1 is as the quality wants it", minimum=-1)
-
-    def __post_init__(self) -> None:
-        if self.n_fft % 2:
-            raise ValueError(f"n_fft = {self.n_fft} is odd: it must be even")
-        if self.f_max > self.sample_rate / 2 or self.f_min >= self.f_max:
-            raise ValueError(
-                f"f_min = {self.f_min:g} and f_max = {self.f_max:g} do not rise within half the sample rate, "
-                f"{self.sample_rate / 2:g} Hz"
-            )
-        if self.hop_length > 2 * self.window_std:
-            raise ValueError(
-                f"hop_length = {self.hop_length} leaves gaps between windows: at most {2 * self.window_std:.0f}"
-            )
-
-    def filters(self, n_fft: int, semitones: float) -> Tensor:
-        """The mel filters on the bins of a transform, (n_fft // 2 + 1, F), for music so many semitones higher."""
-        ratio = 2 ** (semitones / 12)
-        return mel_filters(n_fft, self.sample_rate, self.f_min, self.f_max, self.n_mels, ratio)
-
-    @property
-    def window_std(self) -> float:
-        """The standard deviation, samples, of the Gaussian that the window nearly is."""
-        return gaussian_std(self.n_fft, self.window_power)
-
-
-def gaussian_std(length: int, power: int) -> float:
-    """Of the Gaussian that a Hann window to a power nearly is, in samples.
-
-    Hann to the power p is cos(pi t / n)^(2p), near exp(-p (pi t / n)^2).
-    """
-    return length / (math.pi * math.sqrt(2 * power))
+def filters_of(config: AbstractMelConfig, n_fft: int, semitones: float) -> Tensor:
+    """The mel filters on the bins of a transform, (n_fft // 2 + 1, F), for music so many semitones higher."""
+    ratio = 2 ** (semitones / 12)
+    return mel_filters(n_fft, config.sample_rate, config.f_min, config.f_max, config.n_mels, ratio)
 
 
 def free_at(frequencies_hz: Tensor) -> Tensor:

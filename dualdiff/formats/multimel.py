@@ -6,15 +6,13 @@ a tone has the same magnitude in either. Letters: F mel bands, N frames.
 """
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dualdiff.core.config import setting
-from dualdiff.core.types import Quality
+from dualdiff.core.quality import Quality
+from dualdiff.formats.config import MultiMelConfig, gaussian_std
 from dualdiff.formats.dual_stft import SplitStart, SplitStft
 from dualdiff.formats.filterbank import filters_on, mel_inverse
 from dualdiff.formats.griffin_lim import Bands, Polish
@@ -22,38 +20,16 @@ from dualdiff.formats.melbase import (
     DECODE_STDS,
     ENCODE_STDS,
     AbstractMel,
-    AbstractMelConfig,
     Back,
     accelerated,
+    filters_of,
     free_at,
-    gaussian_std,
 )
 from dualdiff.formats.phase_retrieval import Recovery, at_random
 from dualdiff.formats.stft import Stft, cut, hann_power_window
 
 ALIGNED = 64
 """Half the length of a cut window is a multiple of this, so that it can be decimated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultiMelConfig(AbstractMelConfig):
-    """The constants of the multimel format; a model carries them along."""
-
-    name: Literal["multimel"] = setting("multimel", "the format: a longer window for the bass")
-    mean: float = setting(1.3215, "mean of the powered magnitudes over music at that loudness")
-    scale: float = setting(0.506, "their standard deviation", above=0)
-    phase: Literal["pghi", "fgla"] = setting("pghi", "how the phase is found on the way back: fast, or the reference")
-    bass_n_fft: int = setting(9600, "the same for the bass, samples", minimum=256)
-    bass_hz: float = setting(600.0, "bands centred below see the window for the bass, Hz", above=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.bass_n_fft % 2 or self.bass_n_fft < self.n_fft:
-            raise ValueError(f"bass_n_fft = {self.bass_n_fft} must be even and at least n_fft = {self.n_fft}")
-        if not self.f_min < self.bass_hz < self.f_max / 2:
-            raise ValueError(
-                f"bass_hz = {self.bass_hz:g} must lie between f_min = {self.f_min:g} and half of f_max = {self.f_max:g}"
-            )
 
 
 class MultiMelFormat(AbstractMel):
@@ -66,7 +42,9 @@ class MultiMelFormat(AbstractMel):
     ) -> None:
         """A format whose samples are of the music `semitones` higher than it is; see `transposed`."""
         super().__init__(config, device)
-        self._bass_filters, self._filters = (config.filters(n, semitones) for n in (config.bass_n_fft, config.n_fft))
+        self._bass_filters, self._filters = (
+            filters_of(config, n, semitones) for n in (config.bass_n_fft, config.n_fft)
+        )
         self._std, self._bass_std = config.window_std, gaussian_std(config.bass_n_fft, config.window_power)
         self._seen_hz = config.bass_hz / min(1.0, 2 ** (semitones / 12))  # by the bands for the bass, at most
         stft = self._split(config.n_fft, config.bass_n_fft, ENCODE_STDS)

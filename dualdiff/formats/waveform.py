@@ -3,28 +3,13 @@
 Letters: B batch, T time in audio samples, F rows, N frames.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from dualdiff.core.config import setting
 from dualdiff.core.progress import Progress, silent
-from dualdiff.core.types import Quality, Sample, Waveform
-
-
-@dataclass(frozen=True, kw_only=True)
-class WaveformConfig:
-    """The constants of the waveform format; a model carries them along."""
-
-    name: Literal["waveform"] = setting("waveform", "the format")
-    sample_rate: int = setting(32000, "audio samples per second, Hz", minimum=8000, maximum=192000)
-    rows: int = setting(64, "audio samples per frame, a row each; 1 leaves the waveform as it is", minimum=1)
-    loudness_lufs: float = setting(
-        -20.0, "tracks are brought to this loudness on reading, LUFS", minimum=-60, maximum=0
-    )
-    scale: float = setting(0.081, "the standard deviation of music at that loudness", above=0)
+from dualdiff.core.quality import Quality
+from dualdiff.core.types import Sample, Waveform
+from dualdiff.formats.config import WaveformConfig
 
 
 class WaveformFormat:

@@ -11,15 +11,17 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dualdiff.core.config import line_of, parse_toml
 from dualdiff.core.errors import ConfigError, DataError, DualdiffError, did_you_mean
 from dualdiff.core.files import is_file_name
+from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.output import Job
 from dualdiff.generation.parse import SETTINGS, Order, jobs_of
-from dualdiff.generation.pipeline import Pipeline
-from dualdiff.generation.request import GenerateConfig
+
+if TYPE_CHECKING:
+    from dualdiff.generation.pipeline import Pipeline
 
 FILES = {"from": 1, "init": 1, "morph": 2, "extend": 1, "inpaint": 1}
 """Flags that name files, and how many."""
@@ -166,7 +168,7 @@ def _number(flag: str, cell: str) -> Any:
 
 
 def jobs_of_list(
-    rows: Sequence[Row], order: Order, pipeline: Pipeline, config: GenerateConfig, changed: Mapping[str, Any]
+    rows: Sequence[Row], order: Order, pipeline: "Pipeline", config: GenerateConfig, changed: Mapping[str, Any]
 ) -> list[Job]:
     """The clips of all rows, in order; flags of the command hold where a row says nothing.
 

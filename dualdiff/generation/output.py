@@ -8,22 +8,25 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dualdiff import audio
-from dualdiff.core.device import has_fast_bfloat16, select_device
 from dualdiff.core.errors import DataError, DualdiffError, UsageError
 from dualdiff.core.files import is_file_name, sha256_of, write_json_atomically
-from dualdiff.generation.pipeline import Clip, Pipeline
+from dualdiff.generation.config import MAX_LENGTH_S, GenerateConfig
 from dualdiff.generation.recipe import CHANGED, SIDECAR, Wanted, read_recipe, wanted
-from dualdiff.generation.request import MAX_LENGTH_S, GenerateConfig, Given, Request, Rewrite
-from dualdiff.model_store.components import split_average
+from dualdiff.generation.request import Given, Request, Rewrite
+
+if TYPE_CHECKING:
+    from dualdiff.generation.pipeline import Clip, Pipeline
 
 LONGEST_NAME = 80
 """The games' share of a file name or a title, in letters."""
 
 LONGEST_STEM = 200
 """A file's name without its suffix, in bytes of UTF-8: file systems take 255 for all of it."""
+
+SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
+"""Of the files that clips can be."""
 
 VARIATION_STRENGTH = 0.6
 """How far a variation strays unless said otherwise: most of the form stays, most of the notes change."""
@@ -48,7 +51,7 @@ class Job:
         return f"{self.stem}.{self.kind}"
 
 
-def given(path: Path, pipeline: Pipeline, length_s: float | None = None, keep: bool = False) -> Given:
+def given(path: Path, pipeline: "Pipeline", length_s: float | None = None, keep: bool = False) -> Given:
     """Audio to make a clip from, at the model's rate and loudness; only its beginning where a length is given.
 
     To `keep` a part of it, it is there as it was, too: at its own rate, or the model's if that is higher.
@@ -56,6 +59,8 @@ def given(path: Path, pipeline: Pipeline, length_s: float | None = None, keep: b
     Raises:
         DataError: the file is not audio that can be read, is silent, or is longer than a clip can be.
     """
+    from dualdiff import audio
+
     info, rate = audio.probe(path), pipeline.format.sample_rate
     if min(info.duration_s, length_s or math.inf) > MAX_LENGTH_S:
         raise DataError(f"{path} lasts {info.duration_s:.0f} s, too long", f"{MAX_LENGTH_S:g} s at most: cut it")
@@ -114,17 +119,21 @@ def precision_of(path: Path, device: str) -> str:
         DataError: see `read_recipe`.
         UsageError: the device is not on this machine.
     """
+    from dualdiff.core.device import has_fast_bfloat16, select_device
+
     stored = read_recipe(path).get("precision")
     fast = has_fast_bfloat16(select_device(device))
     return stored if stored == "float32" or (stored == "bfloat16" and fast) else "auto"
 
 
-def write_clip(path: Path, clip: Clip, sidecar: bool = False) -> None:
+def write_clip(path: Path, clip: "Clip", sidecar: bool = False) -> None:
     """Write a clip with its recipe in its tags, atomically; and the same beside it as JSON, if asked.
 
     Raises:
         DualdiffError: the folder cannot be written to.
     """
+    from dualdiff import audio
+
     wanted_games = [game for game, weight in clip.recipe["games"].items() if weight > 0]
     title = " + ".join(wanted_games)[:LONGEST_NAME] or "any game"
     comment = json.dumps(clip.recipe, ensure_ascii=False)
@@ -143,7 +152,7 @@ def write_clip(path: Path, clip: Clip, sidecar: bool = False) -> None:
         write_json_atomically(path.with_suffix(SIDECAR), {**finite, "recipe": clip.recipe})
 
 
-def loop_lost(request: Request, clip: Clip) -> list[str]:
+def loop_lost(request: Request, clip: "Clip") -> list[str]:
     """Why a clip does not loop though the one that it is made from does, as a line; none where it is not so."""
     source = request.rewrite.clip if request.rewrite else None
     if source is None or not source.loops or clip.loop is not None:
@@ -171,7 +180,7 @@ def require_free(paths: list[Path], force: bool) -> None:
     if taken and not force:
         raise UsageError(f"{taken[0]} exists already", "choose another --name or --out, or let --force replace it")
     for folder in {path.parent for path in paths}:
-        if folder.suffix.lower() in audio.WRITABLE and not folder.exists():
+        if folder.suffix.lower() in SUFFIXES and not folder.exists():
             raise UsageError(f"{folder} is to be a folder, and has the name of a file", "name the file with --name")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +190,7 @@ def require_free(paths: list[Path], force: bool) -> None:
             raise DualdiffError(f"{folder} cannot be written to: {error.strerror}", "name another folder") from error
 
 
-def again(path: Path, pipeline: Pipeline, file_format: str | None = None) -> Job:
+def again(path: Path, pipeline: "Pipeline", file_format: str | None = None) -> Job:
     """The job that renders the clip `path` once more, with the model that made it, as the same kind of file.
 
     A clip that it varies is looked for beside it, and in the folder that the command runs in: a recipe holds no more
@@ -191,6 +200,8 @@ def again(path: Path, pipeline: Pipeline, file_format: str | None = None) -> Job
         DataError: the clip holds no recipe, or one that cannot be; was made with another model or guide; or varies a
             file that is no longer there.
     """
+    from dualdiff.model_store.components import split_average
+
     recipe = read_recipe(path)
     guide = "" if pipeline.guide is None else pipeline.guide.unet_hash
     for what, flag, made_with, here in (
@@ -224,12 +235,14 @@ def again(path: Path, pipeline: Pipeline, file_format: str | None = None) -> Job
 
 
 def _named(what: str, content_hash: Any) -> str:
+    from dualdiff.model_store.components import split_average
+
     digest, average = split_average(str(content_hash))
     averaged = f" with its weights averaged over {average}" if average else ""
     return f"the {what} {digest[:12]}{averaged}" if content_hash else f"no {what}"
 
 
-def _sources(path: Path, asked: Wanted, pipeline: Pipeline) -> dict[str, Given]:
+def _sources(path: Path, asked: Wanted, pipeline: "Pipeline") -> dict[str, Given]:
     """The clips that a recipe is made from: the files of that name and content."""
     found = {}
     for key, (name, sha256) in asked.sources.items():

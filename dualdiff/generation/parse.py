@@ -7,16 +7,18 @@ by the same code, and an error names the flag, or the file and line of the row.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dualdiff import audio
 from dualdiff.core.config import Source, build, plain, setting
 from dualdiff.core.errors import ConfigError, UsageError
 from dualdiff.core.files import is_file_name
+from dualdiff.generation.config import MAX_INTRO_S, MAX_LENGTH_S, SPAN_HINT, GenerateConfig, span_of
 from dualdiff.generation.label_weights import parse_games
 from dualdiff.generation.output import LONGEST_STEM, VARIATION_STRENGTH, Job, again, given, named, shortened, slug
-from dualdiff.generation.pipeline import Pipeline
-from dualdiff.generation.request import MAX_INTRO_S, MAX_LENGTH_S, SPAN_HINT, GenerateConfig, Request, Rewrite, span_of
+from dualdiff.generation.request import Request, Rewrite
+
+if TYPE_CHECKING:
+    from dualdiff.generation.pipeline import Pipeline
 
 Order = Mapping[str, Any]
 """Flags by name: {"game": ["A:0.7", "B:0.3"], "length": 45.0}."""
@@ -83,6 +85,19 @@ def interval(text: str) -> dict[str, float]:
     return levels
 
 
+def parse_average(text: str) -> tuple[float, int | None]:
+    """`0.07`, or `0.07@5000` for that of an earlier step, as (width, step).
+
+    Raises:
+        UsageError: it is neither.
+    """
+    width, at, step = text.partition("@")
+    try:
+        return float(width), int(step) if at else None
+    except ValueError as error:
+        raise UsageError(f"--ema {text} is no width", "for example --ema 0.07, or --ema 0.07@5000") from error
+
+
 def _built(kind: Any, table: Mapping[str, Any], flag: str) -> Any:
     try:
         return build(kind, table, Source(f"--{flag}"))
@@ -91,7 +106,7 @@ def _built(kind: Any, table: Mapping[str, Any], flag: str) -> Any:
         raise UsageError(message, error.hint or "`dualdiff generate --help` explains each") from error
 
 
-def jobs_of(order: Order, pipeline: Pipeline, config: GenerateConfig, changed: Mapping[str, Any]) -> list[Job]:
+def jobs_of(order: Order, pipeline: "Pipeline", config: GenerateConfig, changed: Mapping[str, Any]) -> list[Job]:
     """The clips of one order.
 
     Args:
@@ -108,9 +123,12 @@ def jobs_of(order: Order, pipeline: Pipeline, config: GenerateConfig, changed: M
     _refuse_together(order)
     if "from" in order:
         return _varied_recipe(order, settings, numbers, pipeline)
+    mixes = _mixes(order, numbers, pipeline.games)  # what needs no audio is refused before any is read
     request = Request(config=_over(config, settings), length_s=settings.get("length_s", config.length_s))
     starts = [order["init"]] if "init" in order else list(order.get("morph", ()))
     if starts:
+        from dualdiff import audio
+
         lasts_s = min(audio.probe(path).duration_s for path in starts)
         length_s = settings.get("length_s") or min(lasts_s, MAX_OF_A_SOURCE_S)
         if "morph" in order and length_s > lasts_s:
@@ -119,7 +137,8 @@ def jobs_of(order: Order, pipeline: Pipeline, config: GenerateConfig, changed: M
             )
         request = replace(request, length_s=length_s)
     request = _with_source(request, order, numbers, pipeline)
-    return named(_series(request, order, numbers, pipeline), order.get("name", ""))
+    seeds = range(numbers.seed, numbers.seed + numbers.count)
+    return named([replace(request, seed=seed, games=games) for seed in seeds for games in mixes], order.get("name", ""))
 
 
 def _numbers(order: Order) -> Numbers:
@@ -173,7 +192,7 @@ def _over(config: GenerateConfig, settings: Mapping[str, Any]) -> GenerateConfig
     return config_over
 
 
-def _with_source(request: Request, order: Order, numbers: Numbers, pipeline: Pipeline) -> Request:
+def _with_source(request: Request, order: Order, numbers: Numbers, pipeline: "Pipeline") -> Request:
     request = replace(request, loop=bool(order.get("loop")), intro_s=numbers.intro)
     if "extend" in order or "inpaint" in order:
         rewrite = _rewrite(order, pipeline)
@@ -188,7 +207,7 @@ def _with_source(request: Request, order: Order, numbers: Numbers, pipeline: Pip
     return replace(request, init=given(order["init"], pipeline, request.length_s), strength=numbers.strength)
 
 
-def _rewrite(order: Order, pipeline: Pipeline) -> Rewrite:
+def _rewrite(order: Order, pipeline: "Pipeline") -> Rewrite:
     """What --extend or --inpaint asks for; the numbers are checked before the clip is read."""
     if "extend" in order:
         path, more_s = order["extend"]
@@ -197,6 +216,8 @@ def _rewrite(order: Order, pipeline: Pipeline) -> Rewrite:
         clip = given(path, pipeline, keep=True)
         lasts_s = clip.original.shape[-1] / clip.original_rate
         return Rewrite(clip=clip, start_s=lasts_s, end_s=lasts_s + more_s)
+    from dualdiff import audio
+
     path, text = order["inpaint"]
     lasts_s = audio.probe(path).duration_s
     part = span_of(str(text), lasts_s)
@@ -206,13 +227,11 @@ def _rewrite(order: Order, pipeline: Pipeline) -> Rewrite:
     return Rewrite(clip=given(path, pipeline, keep=True), start_s=part[0], end_s=part[1])
 
 
-def _series(request: Request, order: Order, numbers: Numbers, pipeline: Pipeline) -> list[Request]:
-    """The requests of a count or a sweep: seeds count up, and within each the mix goes from one game to the other."""
-    mixes = [parse_games(order.get("game", ()), pipeline.games)]
+def _mixes(order: Order, numbers: Numbers, known: Sequence[str]) -> list[dict[str, float]]:
+    """The mixes of an order, of games that the model knows: one, or those of a sweep."""
     if "sweep" in order:
-        mixes = sweep(str(order["sweep"]), numbers.steps_between, pipeline.games)
-    seeds = range(numbers.seed, numbers.seed + numbers.count)
-    return [replace(request, seed=seed, games=games) for seed in seeds for games in mixes]
+        return sweep(str(order["sweep"]), numbers.steps_between, known)
+    return [parse_games(order.get("game", ()), known)]
 
 
 def sweep(text: str, count: int, known: Sequence[str]) -> list[dict[str, float]]:
@@ -236,7 +255,7 @@ def sweep(text: str, count: int, known: Sequence[str]) -> list[dict[str, float]]
     raise problem
 
 
-def _varied_recipe(order: Order, settings: Mapping[str, Any], numbers: Numbers, pipeline: Pipeline) -> list[Job]:
+def _varied_recipe(order: Order, settings: Mapping[str, Any], numbers: Numbers, pipeline: "Pipeline") -> list[Job]:
     """A clip rendered again, or a variation of its recipe: whatever else is said goes over it."""
     path = Path(order["from"])
     job = again(path, pipeline, settings.get("file_format"))

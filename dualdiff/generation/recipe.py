@@ -10,11 +10,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dualdiff import audio
 from dualdiff.core.config import Source, build, setting
 from dualdiff.core.errors import ConfigError, DataError
 from dualdiff.core.files import hash_of, read_json
-from dualdiff.generation.request import MAX_INTRO_S, MAX_LENGTH_S, NOT_OF_THE_MUSIC, SHORTEST_S, GenerateConfig
+from dualdiff.generation.config import MAX_INTRO_S, MAX_LENGTH_S, NOT_OF_THE_MUSIC, SHORTEST_S, GenerateConfig
 
 CHECK = "check"
 """The key of the check sum."""
@@ -89,6 +88,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _in_tags(path: Path) -> Any:
+    from dualdiff import audio
+
     comment = audio.probe(path).tags.get("comment", "")
     if len(comment) > LONGEST:
         return None

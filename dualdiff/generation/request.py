@@ -4,74 +4,27 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from dualdiff.core.config import setting
 from dualdiff.core.errors import UsageError
-from dualdiff.core.types import Quality, Waveform
+from dualdiff.generation.config import (
+    MAX_INTRO_S,
+    MAX_LENGTH_S,
+    NOT_OF_THE_MUSIC,
+    SHORTEST_LOOP_S,
+    SHORTEST_S,
+    GenerateConfig,
+)
 from dualdiff.generation.label_weights import refuse_weights
 
-MAX_LENGTH_S = 3600.0
-"""The longest clip, seconds: what fits into memory on an ordinary machine."""
+if TYPE_CHECKING:
+    from dualdiff.core.types import Waveform
 
 
-SHORTEST_S = 0.1
-"""The shortest clip, seconds."""
+def _nothing() -> "Waveform":
+    import torch
 
-SHORTEST_LOOP_S = 1.0
-"""The shortest loop, seconds."""
-
-MAX_INTRO_S = 600.0
-"""The longest lead-in, seconds."""
-
-
-SPAN_HINT = "both in seconds, such as 10:15; one may be left out"
-"""What to say where a text is no span."""
-
-
-def span_of(text: str, lasts_s: float) -> tuple[float, float] | None:
-    """From when to when a text says, START:END, of what lasts so many seconds; None where it says nothing within."""
-    low, colon, high = text.partition(":")
-    try:
-        start_s, end_s = float(low or 0), float(high or lasts_s)
-    except ValueError:
-        return None
-    return (start_s, end_s) if colon and 0 <= start_s < end_s <= lasts_s else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
-    """How clips are written unless the command says otherwise."""
-
-    model: str = setting("models/unet", "the model folder that plays")
-    guide: str = setting("", "a smaller or earlier model to be guided away from (autoguidance); empty: from no game")
-    out: str = setting("clips", "the folder that clips are written to")
-    length_s: float = setting(45.0, "length of a clip, seconds", minimum=SHORTEST_S, maximum=MAX_LENGTH_S)
-    sampler: Literal["dpmpp_2m", "heun", "euler"] = setting("dpmpp_2m", "the sampler")
-    steps: int = setting(20, "steps of the sampler", minimum=1, maximum=10_000)
-    rho: float = setting(
-        20.0, "how evenly the steps fall: 1 by noise level, the higher the more by its logarithm", minimum=1
-    )
-    sigma_max: float = setting(80.0, "noise level to start from", above=0)
-    quality: Quality = setting("default", "how much work the way back to sound takes")
-    cfg_scale: float = setting(2.0, "guidance: 1 none, more follows the games more closely", minimum=0)
-    cfg_sigma_min: float = setting(0.0, "guidance acts above this noise level", minimum=0)
-    cfg_sigma_max: float = setting(1000.0, "guidance acts up to this noise level", above=0)
-    file_format: Literal["flac", "wav", "ogg", "mp3"] = setting("flac", "kind of audio file")
-    loudness_lufs: float = setting(
-        -16.0, "loudness of a clip, LUFS; lowered where it would clip", minimum=-60, maximum=0
-    )
-
-    def __post_init__(self) -> None:
-        if self.cfg_sigma_min >= self.cfg_sigma_max:
-            raise ValueError(
-                f"cfg_sigma_min = {self.cfg_sigma_min:g} is not below cfg_sigma_max = {self.cfg_sigma_max:g}"
-            )
-
-
-NOTHING = torch.zeros(2, 0)
+    return torch.zeros(2, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +34,10 @@ class Given:
     Two are equal when they are the same file. `file` is empty for audio that never was one.
     """
 
-    waveform: Waveform = field(compare=False, repr=False)
+    waveform: "Waveform" = field(compare=False, repr=False)
     file: str = ""
     sha256: str = ""
-    original: Waveform = field(default=NOTHING, compare=False, repr=False)
+    original: "Waveform" = field(default_factory=_nothing, compare=False, repr=False)
     """The same as it was, (2, T) at `original_rate`; only of a clip of which a part is to stay as it is."""
     original_rate: int = field(default=0, compare=False)
     gain: float = field(default=1.0, compare=False)
@@ -95,7 +48,7 @@ class Given:
     """Whether the file has loop points."""
 
     @classmethod
-    def of(cls, waveform: Waveform, sample_rate: int = 0) -> "Given":
+    def of(cls, waveform: "Waveform", sample_rate: int = 0) -> "Given":
         """Audio in memory, named by its samples; with the rate it has, parts of it may stay as they are."""
         name = hash_of_samples(waveform)
         return cls(waveform=waveform, sha256=name, original=waveform, original_rate=sample_rate)
@@ -212,10 +165,6 @@ class Request:
         return facts
 
 
-NOT_OF_THE_MUSIC = ("model", "guide", "out", "length_s", "file_format")
-"""Settings that a clip does not depend on, or that its request holds itself."""
-
-
-def hash_of_samples(waveform: Waveform) -> str:
+def hash_of_samples(waveform: "Waveform") -> str:
     """The SHA-256 of a waveform's samples, float32, in hexadecimal: equal for equal audio only."""
     return hashlib.sha256(waveform.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()

@@ -17,7 +17,7 @@ from dualdiff.data.manifest import Row
 from dualdiff.evaluation.memorization import FEW_TRACKS, LARGEST_RATE, STATED_RATE, Copies
 from dualdiff.evaluation.spectrogram_image import Row as PictureRow
 from dualdiff.evaluation.spectrogram_image import png, spectrogram_picture
-from dualdiff.generation.request import SPAN_HINT, span_of
+from dualdiff.generation.config import SPAN_HINT, span_of
 from dualdiff.inspection.clip_analysis import Ear, Heard
 from dualdiff.inspection.project_context import GONE, SAME, Around, ancestry
 from dualdiff.inspection.report_data import Bars, Chart, Finding, Picture, Sheet, Sound

@@ -21,7 +21,7 @@ from dualdiff.inspection.model import inspect_model
 from dualdiff.inspection.project_context import CHANGED, GONE, SAME, SETTINGS_NAME, Around, ancestry
 from dualdiff.inspection.report_data import Bars, Chart, Finding, Histogram, Lines, Sheet
 from dualdiff.model_store.components import read_model_json
-from dualdiff.model_store.model import named_model
+from dualdiff.model_store.location import named_model
 
 
 @dataclass(frozen=True)

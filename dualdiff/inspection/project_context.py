@@ -12,7 +12,7 @@ from dualdiff.data.latent_dataset import LatentIndex
 from dualdiff.data.manifest import LEDGER_NAME, Row, read_ledger
 from dualdiff.inspection.report_data import Sheet
 from dualdiff.model_store.components import read_model_json, split_average
-from dualdiff.model_store.model import shipped_model
+from dualdiff.model_store.location import shipped_model
 
 SETTINGS_NAME = "dualdiff.toml"
 SAME, CHANGED, GONE = "as it was", "another one lies there", "not here"

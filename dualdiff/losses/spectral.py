@@ -9,32 +9,21 @@ I = B C pictures (one per clip and channel), L = I n K columns of one strip of b
 """
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dualdiff.core.config import setting
 from dualdiff.core.errors import ConfigError
 from dualdiff.core.types import Sample
+from dualdiff.losses.config import SpectralLossConfig
 
 FLAT_TOP = (0.21557895, -0.41663158, 0.277263158, -0.083578947, 0.006947368)  # cosine terms 0 to 4 (d'Antona, Ferrero)
 MAGNITUDE_EPSILON = 1e-6  # rounds the tip of |F| at 0, where it has no derivative
 PHASE_EPSILON = 1e-4  # bounds the derivative of the phase, 1/|F|, where there is next to nothing to have one
 CPU_STRIP_ELEMENTS = 2**17  # spectrum values worked on at a time: what fits the cache of a core
 GPU_STRIP_ELEMENTS = 2**23  # and what keeps an accelerator busy
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpectralLossConfig:
-    """Which blocks the loss looks at."""
-
-    block_sizes: tuple[int, ...] = setting((8, 16, 32, 64), "sides of the square blocks, bins and frames", minimum=4)
-    overlap: int = setting(8, "blocks start every side/overlap bins and frames", minimum=1)
-    random_offset: bool = setting(False, "shift the grid of blocks at random each step")
-    phase_weight: float = setting(1.0, "weight of the phase term", minimum=0)
 
 
 class BlockTables(NamedTuple):

@@ -5,28 +5,15 @@ samples, I = 2B mono waveforms, F bins, m blocks.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dualdiff.core.config import setting
 from dualdiff.core.types import Waveform
+from dualdiff.losses.config import SpectralLoss1dConfig
 
 FLOOR = 1e-4
 """Magnitudes below this are one silence: of a scale where white noise of the loudness of music has some 0.1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpectralLoss1dConfig:
-    """Which blocks the loss looks at."""
-
-    block_sizes: tuple[int, ...] = setting(
-        tuple(2**power for power in range(5, 18)),
-        "lengths of the blocks, audio samples; those longer than a crop are left out",
-        minimum=16,
-    )
-    phase_weight: float = setting(0.1, "weight of the phase term", minimum=0)
 
 
 class SpectralLoss1d(nn.Module):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dualdiff.core.progress import Progress, silent
-from dualdiff.core.types import Latents, Quality, Sample, Waveform
+from dualdiff.core.quality import Quality
+from dualdiff.core.types import Latents, Sample, Waveform
 from dualdiff.formats.base import Continuing, Format
 from dualdiff.model_store.model import LatentSpace, VAEModel
 from dualdiff.models.chunked import in_pieces

@@ -13,7 +13,6 @@ The parts and their hashes are the matter of `parts`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,10 @@ from dualdiff.core.tensors import load_into
 from dualdiff.core.types import Latents, Sample
 from dualdiff.formats.base import FORMATS, Format
 from dualdiff.model_store.components import finish, read_model_json, read_part, save_part
-from dualdiff.models import MODELS, VAE, UNet
 from dualdiff.models.layers import bake
-
-ASSETS = Path(str(resources.files("dualdiff"))) / "assets"
-"""Where what travels with the package lies."""
+from dualdiff.models.registry import MODELS
+from dualdiff.models.unet import UNet
+from dualdiff.models.vae import VAE
 
 SIGMA_DATA = 0.5
 """The standard deviation that latents are normalised to before diffusion."""
@@ -90,18 +88,6 @@ class Model:
     games: tuple[str, ...]
     unet_hash: str
     facts: Mapping[str, Any]
-
-
-def shipped_model(name: str = "nano") -> Path | None:
-    """The folder of a model that travels with the package; None where there is none of that name."""
-    folder = ASSETS / name
-    return folder if (folder / "model.json").is_file() else None
-
-
-def named_model(path: Path) -> Path:
-    """The folder that a path means: itself, or the model of that name that travels with the package."""
-    is_name = len(path.parts) == 1 and not path.exists()
-    return (shipped_model(path.name) if is_name else None) or path
 
 
 def format_hash(format: Format) -> str:

@@ -6,13 +6,12 @@ Letters: B batch, C channels, F frequency rows, N columns of time, K games, E wi
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dualdiff.core.config import setting
+from dualdiff.models.config import UNetConfig
 from dualdiff.models.layers import (
     Attention,
     Block,
@@ -25,28 +24,6 @@ from dualdiff.models.layers import (
     position_channels,
     with_positions,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class UNetConfig:
-    """The size of the UNet."""
-
-    name: Literal["edm2"] = setting("edm2", "the architecture")
-    base_channels: int = setting(64, "channels at full resolution", minimum=8)
-    channel_mults: tuple[int, ...] = setting(
-        (1, 2, 3, 4), "channels per level, in base channels; levels halve", minimum=1
-    )
-    blocks: int = setting(3, "blocks per level (the decoder has one more)", minimum=1)
-    attention_levels: int = setting(2, "how many of the lowest levels attend", minimum=0)
-    attention: Literal["full", "separable"] = setting("full", "attend over the plane, or over rows and columns in turn")
-    head_channels: int = setting(64, "channels of an attention head", minimum=8)
-    embedding_channels: int = setting(256, "width of the noise and label embedding", minimum=16)
-    dropout: float = setting(0.0, "share of activations dropped in training", minimum=0, below=1)
-    frequency_position: bool = setting(True, "tell each row of the latents its frequency")
-    axes: Literal["plane", "time"] = setting(
-        "plane", "convolve over frequency and time, or over time alone, with all rows as channels"
-    )
-    normalise_in_forward: bool = setting(True, "normalise weights in every forward pass, not only after updates")
 
 
 class UNet(nn.Module):

@@ -5,37 +5,16 @@ Letters: B batch, C channels, F frequency bins, N frames.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from dualdiff.core.config import setting
 from dualdiff.core.types import Latents, Sample
+from dualdiff.models.config import VAEConfig
 from dualdiff.models.layers import Block, MPConv, position_channels, with_positions
 
 LOG_RATIO_LIMIT = 7.0
 """A learned standard deviation stays within e^7 of where it starts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VAEConfig:
-    """The size of the VAE and the precision of its latents."""
-
-    name: Literal["mpvae"] = setting("mpvae", "the architecture")
-    base_channels: int = setting(48, "channels at full resolution", minimum=4)
-    channel_mults: tuple[int, ...] = setting(
-        (1, 2, 3, 5), "channels per level, in base channels; levels halve", minimum=1
-    )
-    encoder_blocks: int = setting(2, "blocks per level on the way in", minimum=1)
-    decoder_blocks: int = setting(3, "blocks per level on the way out", minimum=1)
-    latent_channels: int = setting(4, "channels of the latents", minimum=1)
-    target_snr: float = setting(16.0, "amplitude of a latent over its noise (r)", above=0)
-    latent_variance: Literal["fixed", "learned"] = setting(
-        "fixed", "one variance for every latent, or one that the encoder says for each"
-    )
-    frequency_position: bool = setting(True, "tell each row of samples and latents its frequency")
 
 
 class VAE(nn.Module):

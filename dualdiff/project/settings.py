@@ -3,24 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dualdiff.core import config
 from dualdiff.core.config import Source, Table, section, setting
-from dualdiff.core.device import DeviceName, PrecisionName
 from dualdiff.core.errors import ConfigError, UsageError, did_you_mean
-from dualdiff.data.latent_dataset import EncodeConfig
+from dualdiff.data.config import EncodeConfig
 from dualdiff.data.manifest import DatasetConfig
-from dualdiff.diffusion.noise_distribution import NoiseConfig
-from dualdiff.formats.base import FORMATS
-from dualdiff.generation.request import GenerateConfig
-from dualdiff.losses.spectral import SpectralLossConfig
-from dualdiff.losses.spectral_1d import SpectralLoss1dConfig
-from dualdiff.models.unet import UNetConfig
-from dualdiff.models.vae import VAEConfig
-from dualdiff.training.config import TrainConfig
-from dualdiff.training.unet import UNetObjectiveConfig
-from dualdiff.training.vae import VAEObjectiveConfig
+from dualdiff.diffusion.config import NoiseConfig
+from dualdiff.formats.config import FORMAT_CONFIGS
+from dualdiff.generation.config import GenerateConfig
+from dualdiff.losses.config import SpectralLoss1dConfig, SpectralLossConfig
+from dualdiff.models.config import UNetConfig, VAEConfig
+from dualdiff.training.config import TrainConfig, UNetObjectiveConfig, VAEObjectiveConfig
 
 FILE_NAME = "dualdiff.toml"
 
@@ -31,8 +26,10 @@ class ProjectConfig:
 
     name: str = setting("my-music", "name of the project, shown in models")
     seed: int = setting(0, "seed of every random choice", minimum=0)
-    device: DeviceName = setting("auto", "where to compute")
-    precision: PrecisionName = setting("auto", "numbers inside the networks; auto: bfloat16 where it is fast")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "numbers inside the networks; auto: bfloat16 where it is fast"
+    )
     compile: bool = setting(True, "compile the networks on a GPU (falls back where compiling fails)")
 
 
@@ -46,7 +43,7 @@ class Settings:
 
     project: ProjectConfig = section("project", ProjectConfig, "the project as a whole")
     dataset: DatasetConfig = section("dataset", DatasetConfig, "which music, and how it is labelled")
-    format: Any = section("format", FORMATS, "waveform to sample and back", default="multimel")
+    format: Any = section("format", FORMAT_CONFIGS, "waveform to sample and back", default="multimel")
     vae: VAEConfig = section("vae", VAEConfig, "the size of the VAE")
     vae_loss: VAEObjectiveConfig = section("vae.loss", VAEObjectiveConfig, "what the VAE is trained for")
     vae_spectral: SpectralLossConfig = section("vae.spectral", SpectralLossConfig, "the spectral loss of the VAE")

@@ -34,7 +34,8 @@ from dualdiff.model_store.model import (
     save_unet,
     save_vae,
 )
-from dualdiff.models import VAE, UNet
+from dualdiff.models.unet import UNet
+from dualdiff.models.vae import VAE
 from dualdiff.project.settings import Project
 from dualdiff.project.validation import crop_frames, require_blocks, require_enough, require_halving, require_rate
 from dualdiff.training.latent_statistics import STATISTICS_NAME, run_statistics

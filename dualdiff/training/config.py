@@ -54,3 +54,21 @@ class TrainConfig:
             raise ValueError(f"ema_widths = {list(self.ema_widths)} names one width twice (to three decimals)")
         if self.export_ema_width not in self.ema_widths:
             raise ValueError(f"export_ema_width = {self.export_ema_width:g} is none of ema_widths")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetObjectiveConfig:
+    """What the UNet is trained for."""
+
+    label_dropout: float = setting(0.1, "share of examples trained without their game", minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEObjectiveConfig:
+    """What the VAE is trained for."""
+
+    reconstruction: Literal["spectral", "spectral_1d", "point"] = setting(
+        "spectral",
+        "what is compared: spectra of samples, of waveforms (by formats with a phase), or points",
+    )
+    kl_weight: float = setting(0.1, "weight of keeping the latents' mean at 0 and their variance at 1", minimum=0)

@@ -18,7 +18,7 @@ from dualdiff.data.latent_dataset import ENCODE, LatentIndex
 from dualdiff.data.loader import Batch
 from dualdiff.data.manifest import Row
 from dualdiff.model_store.model import SIGMA_DATA, VAEModel
-from dualdiff.models import VAE
+from dualdiff.models.vae import VAE
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.loop import Trial
 from dualdiff.training.memory import divisors, free_bytes, memory_bytes, out_of_memory, saved_bytes

@@ -1,21 +1,22 @@
 """What the UNet is trained for."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dualdiff.core.config import setting
 from dualdiff.core.rng import Stream
 from dualdiff.core.types import Latents, Sigma
 from dualdiff.data.loader import Batch
-from dualdiff.diffusion.noise_distribution import NoiseConfig, NoiseLaw, log_sigma_grid, make_law, stratified_quantiles
+from dualdiff.diffusion.config import NoiseConfig
+from dualdiff.diffusion.noise_distribution import NoiseLaw, log_sigma_grid, make_law, stratified_quantiles
 from dualdiff.diffusion.preconditioning import Denoiser, Preconditioning, loss_weight
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.model_store.model import SIGMA_DATA, LatentSpace, Model, VAEModel
 from dualdiff.models.unet import UNet
+from dualdiff.training.config import UNetObjectiveConfig
 from dualdiff.training.objective import Loss, Place
 from dualdiff.training.run_folder import RECORD_NAME
 from dualdiff.training.tensorboard import PREVIEWED, write_preview
@@ -38,13 +39,6 @@ LEVELS = 8
 
 PREVIEW_S = 8.0
 """Length of a preview, seconds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UNetObjectiveConfig:
-    """What the UNet is trained for."""
-
-    label_dropout: float = setting(0.1, "share of examples trained without their game", minimum=0, maximum=1)
 
 
 class UNetObjective:

@@ -1,36 +1,24 @@
 """What the VAE is trained for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from dualdiff.core.config import setting
 from dualdiff.core.types import Latents, Sample, Waveform
 from dualdiff.data.loader import Batch
 from dualdiff.formats.base import Format
-from dualdiff.losses.spectral import SpectralLoss2d, SpectralLossConfig, pointwise_loss
-from dualdiff.losses.spectral_1d import SpectralLoss1d, SpectralLoss1dConfig
+from dualdiff.losses.config import SpectralLoss1dConfig, SpectralLossConfig
+from dualdiff.losses.spectral import SpectralLoss2d, pointwise_loss
+from dualdiff.losses.spectral_1d import SpectralLoss1d
 from dualdiff.models.vae import VAE
+from dualdiff.training.config import VAEObjectiveConfig
 from dualdiff.training.objective import Loss, Place
 from dualdiff.training.tensorboard import PREVIEWED, write_preview
 
 VALIDATED_AT_ONCE = 4
 """Held-out crops in one forward pass: what bounds the memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VAEObjectiveConfig:
-    """What the VAE is trained for."""
-
-    reconstruction: Literal["spectral", "spectral_1d", "point"] = setting(
-        "spectral",
-        "what is compared: spectra of samples, of waveforms (by formats with a phase), or points",
-    )
-    kl_weight: float = setting(0.1, "weight of keeping the latents' mean at 0 and their variance at 1", minimum=0)
 
 
 class TrainedVAE(nn.Module):

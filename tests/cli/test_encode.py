@@ -9,7 +9,8 @@ from dualdiff.core.tensors import tensors_of
 from dualdiff.data.latent_dataset import LatentIndex
 from dualdiff.formats.mel import MelFormat
 from dualdiff.model_store.model import save_vae
-from dualdiff.models import VAE, VAEConfig
+from dualdiff.models.config import VAEConfig
+from dualdiff.models.vae import VAE
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import torch
 from dualdiff import audio
 from dualdiff.core.device import has_fast_bfloat16, select_device
 from dualdiff.core.files import sha256_of
+from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.generation.recipe import read_recipe, sealed
-from dualdiff.generation.request import GenerateConfig, hash_of_samples
+from dualdiff.generation.request import hash_of_samples
 from tests.model_store.test_model import write_model
 
 

@@ -43,18 +43,16 @@ class Net:
     blocks: int = setting(3, "how deep")
 
 
+@dataclass(frozen=True, kw_only=True)
 class Mel:
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        name: Literal["mel"] = setting("mel", "the format")
-        bins: int = setting(256, "how fine", minimum=1)
+    name: Literal["mel"] = setting("mel", "the format")
+    bins: int = setting(256, "how fine", minimum=1)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Wave:
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        name: Literal["wave"] = setting("wave", "the format")
-        blocks: int = setting(8, "how long")
+    name: Literal["wave"] = setting("wave", "the format")
+    blocks: int = setting(8, "how long")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +85,7 @@ def test_reads_sections_and_keeps_defaults():
     settings, _ = read(Settings, GOOD, "some.toml")
     assert settings.net == Net(blocks=2)
     assert settings.train == Train(steps=20, widths=(0.1, 0.2), note="of the section")
-    assert settings.format == Wave.Config()
+    assert settings.format == Wave()
 
 
 def test_an_empty_file_is_all_defaults():
@@ -171,7 +169,7 @@ def test_merge_leaves_its_arguments_alone():
 
 def test_what_is_written_says_all_and_reads_back():
     settings = Settings(
-        net=Net(blocks=5), train=Train(rate=0.25, widths=(0.07,), note='quo"ted \\ über\n'), format=Wave.Config()
+        net=Net(blocks=5), train=Train(rate=0.25, widths=(0.07,), note='quo"ted \\ über\n'), format=Wave()
     )
     text = write(settings, "a heading\n\nof some lines")
     assert text.startswith("# a heading\n#\n# of some lines\n")

@@ -22,12 +22,14 @@ from dualdiff.core.errors import DataError
 from dualdiff.core.rng import Stream
 from dualdiff.data import encode as encode_module
 from dualdiff.data.chunks import windows
+from dualdiff.data.config import EncodeConfig, Variant
 from dualdiff.data.encode import Encoded, encode_tracks, latents_of
-from dualdiff.data.latent_dataset import EncodeConfig, LatentCrops, LatentIndex, Variant, check
+from dualdiff.data.latent_dataset import LatentCrops, LatentIndex, check
 from dualdiff.data.loader import load
 from dualdiff.data.manifest import Row
 from dualdiff.data.waveform_dataset import at_loudness
-from dualdiff.formats.mel import MelConfig, MelFormat
+from dualdiff.formats.config import MelConfig
+from dualdiff.formats.mel import MelFormat
 
 RATE, HOP, CHANNELS = 8000, 64, 3
 AS_IT_IS = Variant()

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dualdiff.core.errors import ConfigError
+from dualdiff.diffusion.config import NoiseConfig
 from dualdiff.diffusion.noise_distribution import (
     Learned,
     LogLinear,
     LogNormal,
     LogSech,
-    NoiseConfig,
     log_sigma_grid,
     make_law,
     stratified_quantiles,

@@ -11,7 +11,8 @@ from dualdiff.core.errors import DataError, UsageError
 from dualdiff.evaluation import baselines
 from dualdiff.evaluation.metrics import METRICS
 from dualdiff.evaluation.roundtrip import compare, roundtrip
-from dualdiff.formats.mel import MelConfig, MelFormat
+from dualdiff.formats.config import MelConfig
+from dualdiff.formats.mel import MelFormat
 
 MUSIC = Path(__file__).parents[2] / "examples" / "music"
 TRACK = MUSIC / "Pekka Kana 2" / "song05.ogg"

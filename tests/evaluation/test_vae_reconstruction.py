@@ -7,7 +7,8 @@ import torch
 
 from dualdiff import audio
 from dualdiff.evaluation.vae_reconstruction import ThroughVAE, reconstruction
-from dualdiff.formats.mel import MelConfig, MelFormat
+from dualdiff.formats.config import MelConfig
+from dualdiff.formats.mel import MelFormat
 
 FORMAT = MelFormat(MelConfig(phase_iterations=1))
 

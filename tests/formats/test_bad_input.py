@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualdiff import audio
-from dualdiff.formats.mel import MelConfig, MelFormat
+from dualdiff.formats.config import MelConfig
+from dualdiff.formats.mel import MelFormat
 
 ALONE = ["--no-baselines", "--quality", "draft"]
 

@@ -12,8 +12,9 @@ from dualdiff import audio, cli
 from dualdiff.core.config import build, plain
 from dualdiff.core.errors import ConfigError
 from dualdiff.formats.base import FORMATS, PhaseKeeping
-from dualdiff.formats.lapped import Lapped, MDCTConfig, MDCTFormat
-from dualdiff.formats.waveform import WaveformConfig, WaveformFormat
+from dualdiff.formats.config import MDCTConfig, WaveformConfig
+from dualdiff.formats.lapped import Lapped, MDCTFormat
+from dualdiff.formats.waveform import WaveformFormat
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.project.settings import open_project, project_toml
 from dualdiff.tasks.train import train_vae

@@ -1,6 +1,7 @@
 """The mel format: what a sample is, and that the fast way to it is the plain one."""
 
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from dualdiff import audio
 from dualdiff.core.config import build
 from dualdiff.core.errors import ConfigError
 from dualdiff.formats.base import FORMATS
-from dualdiff.formats.filterbank import filters_on, mel_inverse
-from dualdiff.formats.mel import MelConfig, MelFormat
+from dualdiff.formats.config import MelConfig
+from dualdiff.formats.filterbank import filters_on, mel_filters, mel_inverse
+from dualdiff.formats.mel import MelFormat
+from dualdiff.formats.melbase import filters_of
 from dualdiff.formats.stft import Stft, cut, hann_power_window, magnitude, reflected, with_magnitude
 
 MUSIC = sorted((Path(__file__).parents[2] / "examples" / "music").glob("*/*.ogg"))
@@ -93,15 +96,24 @@ def test_the_window_is_nearly_a_gaussian():
 
 
 def test_the_way_back_from_mel_is_least_squares():
-    filters = CONFIG.filters(6400, 0.0)
+    filters = filters_of(CONFIG, 6400, 0.0)
     mel = torch.rand(3, 256)
     assert torch.allclose(mel @ mel_inverse(filters, 6400) @ filters, mel, atol=1e-4)
     coarse, fine = mel @ mel_inverse(filters, 3200), mel @ mel_inverse(filters, 6400)
     assert torch.allclose(coarse, fine[:, ::2], atol=1e-5)
 
 
+@pytest.mark.parametrize(("n_fft", "ratio"), [(6400, 1.0), (2048, 1.0), (6400, 2 ** (1 / 12)), (9600, 2 ** (-5 / 12))])
+def test_filters_are_those_of_torchaudio(n_fft, ratio):
+    rate = 32000 * ratio if ratio != 1 else 32000
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
+        expected = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 20.0, 16000.0, 256, rate, None, "htk")
+    assert torch.equal(mel_filters(n_fft, 32000, 20.0, 16000.0, 256, ratio), expected)
+
+
 def test_filters_on_fewer_bins_see_what_they_see_between_them():
-    filters = CONFIG.filters(6400, 0.0)
+    filters = filters_of(CONFIG, 6400, 0.0)
     fine = torch.stack([torch.linspace(1, 3, 3201), torch.ones(3201)])
     coarse = torch.stack([torch.linspace(1, 3, 1025), torch.ones(1025)])
     assert torch.allclose(coarse @ filters_on(filters, 2048), fine @ filters, rtol=1e-4)

@@ -11,8 +11,9 @@ from dualdiff import audio
 from dualdiff.core.config import build
 from dualdiff.core.errors import ConfigError
 from dualdiff.formats.base import FORMATS, Continuing, Transposable
+from dualdiff.formats.config import MultiMelConfig
 from dualdiff.formats.dual_stft import SplitStart, SplitStft, decimation, low_pass
-from dualdiff.formats.multimel import MultiMelConfig, MultiMelFormat
+from dualdiff.formats.multimel import MultiMelFormat
 from dualdiff.formats.stft import Stft, hann_power_window
 
 MUSIC = sorted((Path(__file__).parents[2] / "examples" / "music").glob("*/*.ogg"))

@@ -12,9 +12,10 @@ from dualdiff import audio
 from dualdiff.core.progress import silent
 from dualdiff.formats import griffin_lim, pghi
 from dualdiff.formats import phase_retrieval as phase
-from dualdiff.formats.mel import MelConfig, MelFormat
+from dualdiff.formats.config import MelConfig, MultiMelConfig
+from dualdiff.formats.mel import MelFormat
 from dualdiff.formats.melbase import AbstractMel
-from dualdiff.formats.multimel import MultiMelConfig, MultiMelFormat
+from dualdiff.formats.multimel import MultiMelFormat
 from dualdiff.formats.stft import Stft, cut, hann_power_window, reflected
 
 MUSIC = Path(__file__).parents[2] / "examples" / "music"

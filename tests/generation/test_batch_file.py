@@ -6,8 +6,8 @@ import torch
 from dualdiff import audio
 from dualdiff.core.errors import DataError
 from dualdiff.generation.batch_file import jobs_of_list, read_list
+from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
-from dualdiff.generation.request import GenerateConfig
 from tests.model_store.test_model import write_model
 
 TOML = """# clips

@@ -10,11 +10,13 @@ import torch
 from dualdiff import audio
 from dualdiff.core.errors import DataError, UsageError
 from dualdiff.diffusion.sampler import SAMPLERS
-from dualdiff.formats.mel import MelConfig, MelFormat
+from dualdiff.formats.config import MelConfig
+from dualdiff.formats.mel import MelFormat
+from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.inpainting import FADE_S, limited, morphed, rise, spliced, stretch
 from dualdiff.generation.output import given, loop_lost
 from dualdiff.generation.pipeline import Pipeline
-from dualdiff.generation.request import GenerateConfig, Given, Request, Rewrite
+from dualdiff.generation.request import Given, Request, Rewrite
 from dualdiff.model_store.autoencoder import matched
 from tests.model_store.test_model import write_model
 

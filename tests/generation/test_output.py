@@ -8,10 +8,11 @@ import torch
 
 from dualdiff import audio
 from dualdiff.core.errors import DataError, DualdiffError, UsageError
+from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.output import again, given, named, require_free, slug, write_clip
 from dualdiff.generation.pipeline import Clip, Pipeline
 from dualdiff.generation.recipe import read_recipe, sealed
-from dualdiff.generation.request import GenerateConfig, Request
+from dualdiff.generation.request import Request
 from tests.model_store.test_model import write_model
 
 REQUEST = Request(

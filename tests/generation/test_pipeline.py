@@ -9,8 +9,9 @@ import torch
 from dualdiff import audio
 from dualdiff.core.errors import DataError, UsageError
 from dualdiff.diffusion.windowed import Known
+from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
-from dualdiff.generation.request import GenerateConfig, Given, Request, hash_of_samples
+from dualdiff.generation.request import Given, Request, hash_of_samples
 from tests.model_store.test_model import write_model
 
 QUICK = GenerateConfig(steps=2, cfg_scale=1.5)

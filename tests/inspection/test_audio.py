@@ -11,7 +11,8 @@ from dualdiff import audio
 from dualdiff.core.errors import DataError, UsageError
 from dualdiff.core.files import sha256_of
 from dualdiff.core.tensors import save_tensors
-from dualdiff.data.latent_dataset import LatentFile, LatentIndex, LatentTrack, Variant
+from dualdiff.data.config import Variant
+from dualdiff.data.latent_dataset import LatentFile, LatentIndex, LatentTrack
 from dualdiff.data.manifest import Row, write_ledger
 from dualdiff.evaluation.game_classifier import fit_mix, save_mix
 from dualdiff.evaluation.memorization import Copies, Match

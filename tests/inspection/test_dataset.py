@@ -16,7 +16,7 @@ from dualdiff.inspection.dataset import (
     inspect_dataset,
     round_to_two,
 )
-from dualdiff.models import UNet
+from dualdiff.models.unet import UNet
 from dualdiff.project.settings import preset
 
 

@@ -8,7 +8,8 @@ import torch
 from dualdiff.core.errors import DataError
 from dualdiff.core.files import sha256_of
 from dualdiff.core.tensors import save_tensors
-from dualdiff.data.latent_dataset import LatentFile, LatentIndex, LatentTrack, Variant
+from dualdiff.data.config import Variant
+from dualdiff.data.latent_dataset import LatentFile, LatentIndex, LatentTrack
 from dualdiff.data.manifest import Row, write_ledger
 from dualdiff.inspection.dispatch import Asked, curves, inspect
 from dualdiff.inspection.model import parameters_in

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dualdiff.core.errors import ConfigError
 from dualdiff.losses import spectral
-from dualdiff.losses.spectral import FLAT_TOP, SpectralLoss2d, SpectralLossConfig, flat_top, pointwise_loss
+from dualdiff.losses.config import SpectralLossConfig
+from dualdiff.losses.spectral import FLAT_TOP, SpectralLoss2d, flat_top, pointwise_loss
 
 
 def pair(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

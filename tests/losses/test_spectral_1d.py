@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from dualdiff.losses.spectral_1d import SpectralLoss1d, SpectralLoss1dConfig
+from dualdiff.losses.config import SpectralLoss1dConfig
+from dualdiff.losses.spectral_1d import SpectralLoss1d
 
 RATE = 32000
 LOSS = SpectralLoss1d(SpectralLoss1dConfig(block_sizes=(64, 512, 4096)), RATE)

@@ -10,10 +10,12 @@ import torch
 from dualdiff.core.errors import DataError
 from dualdiff.core.tensors import tensors_of
 from dualdiff.formats.base import FORMATS
-from dualdiff.formats.mel import MelConfig
+from dualdiff.formats.config import MelConfig
 from dualdiff.model_store.components import read_model_json, read_part
 from dualdiff.model_store.model import LatentSpace, format_hash, load_format, load_model, load_vae, save_unet, save_vae
-from dualdiff.models import VAE, UNet, UNetConfig, VAEConfig
+from dualdiff.models.config import UNetConfig, VAEConfig
+from dualdiff.models.unet import UNet
+from dualdiff.models.vae import VAE
 
 FACTS = {
     "games": ["A", "B"],

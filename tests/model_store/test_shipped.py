@@ -8,8 +8,9 @@ import torch
 from dualdiff.evaluation.game_classifier import MixMeter, pooled, save_mix
 from dualdiff.generation.recipe import read_recipe
 from dualdiff.inspection.model_card import read_card
-from dualdiff.model_store import model
-from dualdiff.model_store.model import load_model, named_model, shipped_model
+from dualdiff.model_store import location
+from dualdiff.model_store.location import named_model, shipped_model
+from dualdiff.model_store.model import load_model
 from tests.model_store.test_model import write_model
 
 QUICK = ("--steps", 2, "--length", 0.6)
@@ -23,7 +24,7 @@ def package(tmp_path, monkeypatch):
     made = write_model(tmp_path)
     (package / "assets").mkdir(parents=True)
     made.rename(package / "assets" / "nano")
-    monkeypatch.setattr(model, "ASSETS", package / "assets")
+    monkeypatch.setattr(location, "ASSETS", package / "assets")
     monkeypatch.chdir(here)
     return package / "assets" / "nano"
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from dualdiff.formats.mel import MelConfig, MelFormat
-from dualdiff.models import VAE, VAEConfig
+from dualdiff.formats.config import MelConfig
+from dualdiff.formats.mel import MelFormat
 from dualdiff.models.chunked import in_pieces
+from dualdiff.models.config import VAEConfig
+from dualdiff.models.vae import VAE
 
 
 @pytest.fixture(scope="module")

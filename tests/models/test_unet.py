@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from dualdiff.models import UNet, UNetConfig
+from dualdiff.models.config import UNetConfig
 from dualdiff.models.layers import MPConv
+from dualdiff.models.unet import UNet
 
 FREQUENCIES = torch.logspace(1.5, 4, 16)
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from dualdiff.models import VAE, VAEConfig
+from dualdiff.models.config import VAEConfig
+from dualdiff.models.vae import VAE
 from dualdiff.training.vae import kl_of_gaussians, kl_to_unit
 
 FREQUENCIES = torch.logspace(1.5, 4, 32)

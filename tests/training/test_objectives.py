@@ -11,17 +11,18 @@ from torch import Tensor
 
 from dualdiff.core.rng import Stream
 from dualdiff.data.loader import Batch
-from dualdiff.diffusion.noise_distribution import Learned, LogSech, NoiseConfig, make_law
+from dualdiff.diffusion.config import NoiseConfig
+from dualdiff.diffusion.noise_distribution import Learned, LogSech, make_law
 from dualdiff.diffusion.preconditioning import Denoiser
-from dualdiff.losses.spectral import SpectralLossConfig
-from dualdiff.losses.spectral_1d import SpectralLoss1dConfig
+from dualdiff.losses.config import SpectralLoss1dConfig, SpectralLossConfig
 from dualdiff.model_store.model import SIGMA_DATA, LatentSpace
 from dualdiff.models.layers import Attention, MPConv
 from dualdiff.project.settings import open_project
 from dualdiff.tasks.registry import PREPARE
+from dualdiff.training.config import UNetObjectiveConfig, VAEObjectiveConfig
 from dualdiff.training.objective import Loss, Place
-from dualdiff.training.unet import UNetObjective, UNetObjectiveConfig
-from dualdiff.training.vae import VAEObjective, VAEObjectiveConfig, kl_to_unit
+from dualdiff.training.unet import UNetObjective
+from dualdiff.training.vae import VAEObjective, kl_to_unit
 from tests.conftest import TINY
 from tests.models.test_unet import tiny
 from tests.models.test_vae import tiny as tiny_vae

@@ -10,8 +10,9 @@ import torch
 
 from dualdiff.core.errors import DataError, UsageError
 from dualdiff.core.tensors import load_tensors, tensors_of
+from dualdiff.generation.parse import parse_average
 from dualdiff.model_store.model import load_model
-from dualdiff.training.ema.posthoc import parse_average, run_of, with_average
+from dualdiff.training.ema.posthoc import run_of, with_average
 from dualdiff.training.ema.snapshots import rebuild
 
 

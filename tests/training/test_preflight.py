@@ -15,7 +15,7 @@ from dualdiff.core.errors import ConfigError, DataError
 from dualdiff.data.latent_dataset import LatentIndex
 from dualdiff.data.loader import Batch
 from dualdiff.model_store.model import load_vae
-from dualdiff.models import VAE
+from dualdiff.models.vae import VAE
 from dualdiff.project.settings import Project, open_project
 from dualdiff.tasks.train import train_unet, train_vae, training_rows
 from dualdiff.training.latent_statistics import run_statistics

@@ -7,17 +7,18 @@ import torch
 
 from dualdiff.core.errors import DataError, Interrupted
 from dualdiff.data.loader import Batch
-from dualdiff.diffusion.noise_distribution import NoiseConfig
+from dualdiff.diffusion.config import NoiseConfig
 from dualdiff.model_store.model import LatentSpace
-from dualdiff.models import UNet, UNetConfig
-from dualdiff.training.config import TrainConfig
+from dualdiff.models.config import UNetConfig
+from dualdiff.models.unet import UNet
+from dualdiff.training.config import TrainConfig, UNetObjectiveConfig
 from dualdiff.training.loop import Loop
 from dualdiff.training.objective import Loss, Place
 from dualdiff.training.resume_check import Unheard
 from dualdiff.training.run_folder import Run
 from dualdiff.training.session import Job, make_accelerator, train
 from dualdiff.training.time_budget import Budget, planned, scaled
-from dualdiff.training.unet import UNetObjective, UNetObjectiveConfig
+from dualdiff.training.unet import UNetObjective
 from tests.training.test_loop import IDENTITY, Numbers, Toy, settings
 
 

@@ -4,26 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from dualdiff.core.config import plain
-from dualdiff.core.errors import DataError, UsageError
+from dualdiff.core.errors import DataError
 from dualdiff.core.files import read_json
 from dualdiff.core.tensors import load_into, tensors_of
 from dualdiff.model_store.components import AVERAGED
 from dualdiff.model_store.model import Model, ready
-from dualdiff.models import UNet
+from dualdiff.models.unet import UNet
 from dualdiff.training.ema.snapshots import Rebuilt, rebuild
-
-
-def parse_average(text: str) -> tuple[float, int | None]:
-    """`0.07`, or `0.07@5000` for that of an earlier step, as (width, step).
-
-    Raises:
-        UsageError: it is neither.
-    """
-    width, at, step = text.partition("@")
-    try:
-        return float(width), int(step) if at else None
-    except ValueError as error:
-        raise UsageError(f"--ema {text} is no width", "for example --ema 0.07, or --ema 0.07@5000") from error
 
 
 def run_of(model: Model, root: Path) -> Path:
