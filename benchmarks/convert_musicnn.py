@@ -9,8 +9,6 @@ protocol buffers (tensor_bundle.proto: dtype 1, shape 2, offset 4, size 5). Only
 """
 
 import argparse
-import ast
-import json
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -130,15 +128,6 @@ def in_torch(found: dict[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
-def tags_in(source: str) -> list[str]:
-    """The names of the tags, as the package's settings list them."""
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == TAGS:
-            names: list[str] = ast.literal_eval(node.value)
-            return names
-    raise ValueError(f"the package names no {TAGS}")
-
-
 def main() -> None:
     """Convert."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,14 +136,13 @@ def main() -> None:
     options = parser.parse_args()
     with zipfile.ZipFile(options.wheel) as wheel:
         licence = next(name for name in wheel.namelist() if name.endswith("dist-info/LICENSE.md"))
-        names = (f"{NETWORK}/.index", f"{NETWORK}/.data-00000-of-00001", licence, "musicnn/configuration.py")
-        index, data, text, settings = (wheel.read(name) for name in names)
+        names = (f"{NETWORK}/.index", f"{NETWORK}/.data-00000-of-00001", licence)
+        index, data, text = (wheel.read(name) for name in names)
     weights = in_torch(read_checkpoint(index, data))
     counters = {name for name in Tagger().state_dict() if name.endswith("num_batches_tracked")}
     assert weights.keys() == Tagger().state_dict().keys() - counters
     options.folder.mkdir(parents=True, exist_ok=True)
     save_tensors(options.folder / WEIGHTS.name, weights)
-    (options.folder / "tags.json").write_text(json.dumps(tags_in(settings.decode())), encoding="utf-8")
     (options.folder / "LICENSE").write_bytes(text)
     (options.folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
 

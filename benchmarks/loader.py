@@ -22,7 +22,7 @@ import torch
 from dualdiff import audio
 from dualdiff.data.config import Variant
 from dualdiff.data.latent_dataset import LatentCrops, LatentFile, LatentIndex, LatentTrack
-from dualdiff.data.latent_file import spool
+from dualdiff.data.latent_file import write_latents
 from dualdiff.data.loader import BatchSource, load
 from dualdiff.data.manifest import Row
 from dualdiff.data.waveform_dataset import TrackCrops
@@ -45,10 +45,8 @@ def latents(folder: Path) -> tuple[BatchSource, int]:
     tracks = []
     for number in range(TRACKS):
         name = f"{number:032x}.safetensors"
-        with spool(folder, OFFSETS) as own:
-            for offset in range(OFFSETS):
-                own.append(offset, torch.randn(TRACK_COLUMNS, 4, 32, generator=generator).half())
-            own.write(folder / name)
+        shifts = [[torch.randn(TRACK_COLUMNS, 4, 32, generator=generator).half()] for _ in range(OFFSETS)]
+        write_latents(folder / name, shifts)
         tracks.append(
             LatentTrack(
                 path=f"G/{number}.flac",

@@ -17,14 +17,12 @@ def init(
     force: Force = False,
 ) -> None:
     """Write dualdiff.toml here, from a preset, and say what comes next."""
-    from dualdiff.core.errors import UsageError
-    from dualdiff.core.files import write_text_atomically
+    from dualdiff.core.files import refuse_existing, write_text_atomically
     from dualdiff.project.settings import FILE_NAME, PRESETS, project_toml
 
     text = project_toml(preset, name or project.resolve().name)
     path = project / FILE_NAME
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists already", "edit it, or let --force replace it by the preset")
+    refuse_existing([path], force, "edit it, or let --force replace it by the preset")
     write_text_atomically(path, text)
     console.say(f"wrote {path} (preset {preset}: {PRESETS[preset][1]})")
     console.note("next: put music into music/<game>/<track>, then `dualdiff dataset scan`")

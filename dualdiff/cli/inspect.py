@@ -47,12 +47,13 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what a path is and what is known of it."""
+    from dualdiff.core.files import refuse_existing
     from dualdiff.inspection import dispatch
     from dualdiff.pages import page
 
     asked = dispatch.Asked(project=project, model=model, row=row, copies=copies, part=part)
     if html:
-        page.require_free(html, force)
+        refuse_existing([html], force)
     with console.progress("inspect") as progress:
         found = _average(path, ema) if ema is not None else dispatch.inspect(path, asked, progress)
     if html:

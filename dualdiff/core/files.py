@@ -4,12 +4,12 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, cast
 
-from dualdiff.core.errors import DataError, DualdiffError
+from dualdiff.core.errors import DataError, DualdiffError, UsageError
 
 
 @contextmanager
@@ -38,6 +38,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+
+
+def refuse_existing(paths: Iterable[Path], force: bool, hint: str = "") -> None:
+    """Refuse to overwrite files, best before the work that goes into them.
+
+    Args:
+        paths: files that are to be written.
+        force: overwrite them without complaint.
+        hint: what to do instead of `--force`, for the error.
+
+    Raises:
+        UsageError: one of them exists and `force` is off.
+    """
+    for path in paths:
+        if path.exists() and not force:
+            raise UsageError(f"{path} exists already", hint or "add --force to overwrite it, or name another file")
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:

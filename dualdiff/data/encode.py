@@ -8,13 +8,13 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from dualdiff import audio
 from dualdiff.core.errors import DataError
@@ -24,7 +24,7 @@ from dualdiff.core.types import Latents, Sample, Waveform
 from dualdiff.data.chunks import windows
 from dualdiff.data.config import EncodeConfig, Variant
 from dualdiff.data.latent_dataset import INDEX_NAME, VERSION, LatentFile, LatentIndex, LatentTrack
-from dualdiff.data.latent_file import Spool, facts_of, spool
+from dualdiff.data.latent_file import facts_of, write_latents
 from dualdiff.data.manifest import Row, games_of
 from dualdiff.data.waveform_dataset import at_loudness
 from dualdiff.formats.base import Format, Transposable
@@ -212,16 +212,14 @@ def _encode(job: _Job, music_folder: Path, plan: _Plan, done_s: Callable[[float]
     """Make the files of one pass."""
     made = plan.formats[job.pitch_semitones]
     samples = _samples(_levelled(music_folder / job.row.source, job.row, made), made, plan)
-    with ExitStack() as stack:
-        spools = {
-            mirrored: stack.enter_context(spool(path.parent, plan.config.offsets))
-            for mirrored, path in job.paths.items()
-        }
-        _collect(samples, spools, plan, done_s)
-        for mirrored, path in job.paths.items():
-            if not spools[mirrored].write(path):
-                problem = f"the VAE makes numbers of {job.row.path} that are not finite"
-                raise DataError(problem, "train it again: dualdiff vae train")
+    shifts: dict[bool, list[list[Tensor]]] = {
+        mirrored: [[] for _ in range(plan.config.offsets)] for mirrored in job.paths
+    }
+    _collect(samples, shifts, plan, done_s)
+    for mirrored, path in job.paths.items():
+        if not write_latents(path, shifts[mirrored]):
+            problem = f"the VAE makes numbers of {job.row.path} that are not finite"
+            raise DataError(problem, "train it again: dualdiff vae train")
 
 
 def _mirrored(sample: Sample) -> Sample:
@@ -231,19 +229,19 @@ def _mirrored(sample: Sample) -> Sample:
 
 
 def _collect(
-    samples: Iterable[Sample], spools: Mapping[bool, Spool], plan: _Plan, done_s: Callable[[float], None]
+    samples: Iterable[Sample], shifts: Mapping[bool, list[list[Tensor]]], plan: _Plan, done_s: Callable[[float], None]
 ) -> None:
     """Encode a track's sample piece by piece, with all time shifts, as it is or mirrored or both."""
     frames = 0
     for window in windows(samples, plan.piece, plan.context):
         first, last = window.before // plan.reduction, (window.before + window.length) // plan.reduction
-        for mirrored, own in spools.items():
+        for mirrored, own in shifts.items():
             sample = _mirrored(window.tensor) if mirrored else window.tensor
             for offset in range(plan.config.offsets):
                 shifted = sample[..., offset:]
                 shifted = shifted[..., : shifted.shape[-1] // plan.reduction * plan.reduction]
                 latents = plan.vae.encode(shifted)
-                own.append(offset, latents[0, :, :, first:last].permute(2, 0, 1).half())
+                own[offset].append(latents[0, :, :, first:last].permute(2, 0, 1).half().cpu())
         frames += window.length
         done_s(frames * plan.frame_s)
 

@@ -31,7 +31,7 @@ class Denoise(Protocol):
         """Denoise x (B, C, F, N) of noise levels sigma (B,).
 
         `start` is the noise level at which the sampler's step began. It differs from sigma in Heun's second half and
-        after churn, and is what a guidance interval is compared with: a step is guided as a whole or not at all.
+        and is what a guidance interval is compared with: a step is guided as a whole or not at all.
         """
 
 

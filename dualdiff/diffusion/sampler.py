@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,36 +23,16 @@ Advance: TypeAlias = Callable[[Latents, "Step"], Latents]
 
 
 @dataclass(frozen=True)
-class Churn:
-    """Noise put back before each step: turns the deterministic flow into a stochastic one (EDM algorithm 2).
-
-    `amount` is S_churn, spread over the steps; `interval` holds S_tmin and S_tmax; `inflation` is S_noise. Each clip
-    draws from its own generator, so that what it becomes does not depend on the batch around it.
-    """
-
-    amount: float
-    generators: Sequence[torch.Generator]
-    interval: tuple[float, float] = (0.0, math.inf)
-    inflation: float = 1.0
-
-    def raised(self, sigma: float, num_steps: int) -> float:
-        """The noise level to which a step that starts at sigma first goes back up, at most sqrt(2) sigma."""
-        low, high = self.interval
-        return sigma * (1 + min(self.amount / num_steps, math.sqrt(2) - 1)) if low <= sigma <= high else sigma
-
-
-@dataclass(frozen=True)
 class Step:
-    """One step of a sampler: D at its beginning, from sigma (after churn) down to `end`."""
+    """One step of a sampler, from sigma down to `end`."""
 
     denoise: Denoise
-    start: float
     sigma: float
     end: float
 
     def denoised(self, x: Latents, sigma: float) -> Latents:
         """D(x; sigma) for x (B, C, F, N), all clips at one noise level."""
-        return self.denoise(x, x.new_full((x.shape[0],), sigma), self.start)
+        return self.denoise(x, x.new_full((x.shape[0],), sigma), self.sigma)
 
 
 class Sampler(Protocol):
@@ -64,7 +44,6 @@ class Sampler(Protocol):
         noise: Latents,
         sigmas: Tensor,
         callback: StepCallback | None = None,
-        churn: Churn | None = None,
     ) -> Latents:
         """Walk from sigmas[0] noise, with noise (B, C, F, N) of unit variance, to latents at sigmas[-1].
 
@@ -78,31 +57,26 @@ def sigma_schedule(
     sigma_min: float,
     sigma_max: float,
     rho: float = 7.0,
-    end: Literal["sigma_min", "zero"] = "sigma_min",
 ) -> Tensor:
     """Noise levels (num_steps + 1,), float64, from sigma_max down, equally spaced in s^(1/rho) (EDM eq. 5).
 
     Where it ends decides what the VAE's decoder is given. Diffusion trains on the mode mu of the latents, and
     sigma_min = sd/r is, in its units, just the noise 1/sqrt(r^2 + 1) that was added to mu whenever the decoder was
-    trained. So a sample *at* sigma_min is distributed as the decoder's training inputs, unit variance included, and
-    the default ends there. A last step to 0 would give the posterior mean instead: a latent whose finest detail is
-    averaged away, of smaller variance than any the decoder has seen, reached by a step of order 1.
-
-    With `end="zero"` the last step goes from sigma_min to 0, as in EDM: right where nothing downstream expects noise
-    (data that was never blurred by a VAE, with a sigma_min such as 0.002). Both take num_steps steps.
+    trained. So a sample *at* sigma_min is distributed as the decoder's training inputs, unit variance included. A last
+    step to 0, as in EDM, would give the posterior mean instead: a latent whose finest detail is averaged away, of
+    smaller variance than any the decoder has seen, reached by a step of order 1.
 
     Raises:
-        ValueError: fewer than one step (two with end="zero"), or sigma_min not between 0 and sigma_max.
+        ValueError: fewer than one step, or sigma_min not between 0 and sigma_max.
     """
-    intervals = num_steps if end == "sigma_min" else num_steps - 1
-    if intervals < 1:
-        raise ValueError(f"num_steps is {num_steps}: too few for a schedule that ends at {end}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}: a schedule has at least one step")
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"sigma_min {sigma_min:g} is not between 0 and sigma_max {sigma_max:g}")
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    sigmas = (high + torch.arange(intervals + 1, dtype=torch.float64) / intervals * (low - high)) ** rho
-    sigmas[0], sigmas[intervals] = sigma_max, sigma_min
-    return sigmas if end == "sigma_min" else torch.cat([sigmas, sigmas.new_zeros(1)])
+    sigmas: Tensor = (high + torch.arange(num_steps + 1, dtype=torch.float64) / num_steps * (low - high)) ** rho
+    sigmas[0], sigmas[-1] = sigma_max, sigma_min
+    return sigmas
 
 
 def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: str | torch.device) -> Latents:
@@ -116,14 +90,13 @@ def euler(
     noise: Latents,
     sigmas: Tensor,
     callback: StepCallback | None = None,
-    churn: Churn | None = None,
 ) -> Latents:
     """Euler steps, order 1, one evaluation each; the same numbers as DDIM. See `Sampler`."""
 
     def advance(x: Latents, step: Step) -> Latents:
         return step.denoised(x, step.sigma).lerp(x, step.end / step.sigma)
 
-    return _walk(advance, denoise, noise, sigmas, callback, churn)
+    return _walk(advance, denoise, noise, sigmas, callback)
 
 
 def heun(
@@ -131,7 +104,6 @@ def heun(
     noise: Latents,
     sigmas: Tensor,
     callback: StepCallback | None = None,
-    churn: Churn | None = None,
 ) -> Latents:
     """Heun's steps, order 2, two evaluations each, one for a step to 0 (EDM algorithms 1 and 2). See `Sampler`."""
 
@@ -144,7 +116,7 @@ def heun(
         slope_at_end = (predicted - step.denoised(predicted, step.end)) / step.end
         return x + (step.end - step.sigma) / 2 * (slope + slope_at_end)
 
-    return _walk(advance, denoise, noise, sigmas, callback, churn)
+    return _walk(advance, denoise, noise, sigmas, callback)
 
 
 def dpmpp_2m(
@@ -152,14 +124,12 @@ def dpmpp_2m(
     noise: Latents,
     sigmas: Tensor,
     callback: StepCallback | None = None,
-    churn: Churn | None = None,
 ) -> Latents:
     """DPM-Solver++(2M): order 2 from one evaluation a step. See `Sampler`.
 
     The exact solution over a step of h = ln(s/s_end) is x s_end/s + integral of e^-(h - t) D dt; D is extrapolated
-    linearly in t = -ln s from this step's and the last one's (Lu et al. 2022, arXiv 2211.01095, algorithm 2). Order
-    1 are the first step, a step to 0, and a churned one: fresh noise moved x to another path, so that a difference
-    of D would count as slope what is only that noise (measured: it nearly doubles the variance). Churn suits `heun`.
+    linearly in t = -ln s from this step's and the last one's (Lu et al. 2022, arXiv 2211.01095, algorithm 2). The
+    first step and a step to 0 are of order 1.
     """
     last: tuple[float, Latents] | None = None
 
@@ -167,13 +137,13 @@ def dpmpp_2m(
         nonlocal last
         denoised = step.denoised(x, step.sigma)
         answer = denoised
-        if last is not None and step.end > 0 and step.sigma == step.start:
+        if last is not None and step.end > 0:
             ahead = math.log(step.sigma / step.end) / math.log(last[0] / step.sigma) / 2
             answer = last[1].lerp(denoised, 1 + ahead)
         last = (step.sigma, denoised)
         return answer.lerp(x, step.end / step.sigma)
 
-    return _walk(advance, denoise, noise, sigmas, callback, churn)
+    return _walk(advance, denoise, noise, sigmas, callback)
 
 
 SAMPLERS: dict[str, Sampler] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
@@ -186,22 +156,15 @@ def _walk(
     noise: Latents,
     sigmas: Tensor,
     callback: StepCallback | None,
-    churn: Churn | None,
 ) -> Latents:
     levels: list[float] = sigmas.tolist()
     num_steps = len(levels) - 1
     if num_steps < 1 or levels[-1] < 0 or any(high <= low for high, low in pairwise(levels)):
         raise ValueError("sigmas must fall strictly, over at least two levels, to 0 or above")
-    if churn is not None and len(churn.generators) != noise.shape[0]:
-        raise ValueError(f"churn has {len(churn.generators)} generators for {noise.shape[0]} clips")
     with torch.no_grad():
         x = noise * levels[0]
         for index, (start, end) in enumerate(pairwise(levels)):
-            sigma = start if churn is None else churn.raised(start, num_steps)
-            if churn is not None and sigma > start:
-                fresh = draw_noise(churn.generators, x.shape[1:], x.device).to(x.dtype)
-                x = x + churn.inflation * math.sqrt(sigma**2 - start**2) * fresh
-            x = advance(x, Step(denoise, start, sigma, end))
+            x = advance(x, Step(denoise, start, end))
             if callback is not None:
                 callback(index + 1, num_steps)
     return x

@@ -123,13 +123,11 @@ class Known:
         return Known(torch.stack(parts), kept)
 
 
-def windowed(
-    denoise: Denoise, canvas: Canvas, streams: Sequence[Stream], known: Known | None = None, together: int = 1
-) -> Denoise:
+def windowed(denoise: Denoise, canvas: Canvas, streams: Sequence[Stream], known: Known | None = None) -> Denoise:
     """Denoise a canvas window by window and average, smoothly weighted, where windows overlap.
 
-    Time and work grow linearly with the canvas, and `together` windows of each clip are in work at once. Clip k moves
-    its windows by streams[k] alone. The windows of one step see one noisy canvas, and the next step starts from their
+    Time and work grow linearly with the canvas, one window of each clip at once. Clip k moves its windows by streams[k]
+    alone. The windows of one step see one noisy canvas, and the next step starts from their
     average: so they agree before the details come (Bar-Tal et al. 2023, MultiDiffusion, arXiv 2302.08113). What is
     `known` is held, see `conditioned_on`, in each window by itself, so that memory stays bounded.
     """
@@ -143,12 +141,11 @@ def windowed(
         weight = weights.to(x)
         answer, total = torch.zeros_like(x), torch.zeros_like(x[:, :1, :1])
         layout = [[canvas.runs(place) for place in canvas.starts(stream, start)] for stream in streams]
-        places = [(clip, layout[clip][index]) for index in range(canvas.count) for clip in range(len(x))]
-        for first in range(0, len(places), together * len(x)):
-            batch = places[first : first + together * len(x)]
+        for index in range(canvas.count):
+            batch = [(clip, layout[clip][index]) for clip in range(len(x))]
             pieces = [torch.cat([x[clip, ..., at : at + n] for _, at, n in runs], -1) for clip, runs in batch]
             held = denoise if known is None else known.seen(batch).hold(denoise)
-            denoised = held(torch.stack(pieces), sigma.repeat(len(batch) // len(x)), start) * weight
+            denoised = held(torch.stack(pieces), sigma, start) * weight
             for (clip, runs), piece in zip(batch, denoised, strict=True):
                 for begin, at, n in runs:
                     answer[clip, ..., at : at + n] += piece[..., begin : begin + n]

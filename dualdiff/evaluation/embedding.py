@@ -13,7 +13,6 @@ import torchaudio
 from torch import Tensor, nn
 
 from dualdiff import audio
-from dualdiff.core.files import read_json
 from dualdiff.core.tensors import load_into, load_tensors
 from dualdiff.core.types import Waveform
 
@@ -113,23 +112,10 @@ def _filters() -> Tensor:
 
 def embed(waveform: Waveform, sample_rate: int) -> Tensor:
     """The features (B, 200) of a waveform (C, T): a row for each whole 3 s, and one where there is less."""
-    return _through(waveform, sample_rate)[0]
-
-
-def tags_of(waveform: Waveform, sample_rate: int) -> dict[str, float]:
-    """How likely each tag is for a waveform (C, T), likeliest first; of pop music, as the network knows no other."""
-    likely = _through(waveform, sample_rate)[1].sigmoid().mean(dim=0).tolist()
-    names = read_json(WEIGHTS.with_name("tags.json"))
-    return dict(sorted(zip(names, likely, strict=True), key=lambda item: -item[1]))
-
-
-def _through(waveform: Waveform, sample_rate: int) -> tuple[Tensor, Tensor]:
     frames = log_mel(waveform, sample_rate)
     missing = PATCH - len(frames)
     if missing > 0:
         frames = torch.nn.functional.pad(frames, (0, 0, 0, missing))
     patches = frames[: len(frames) // PATCH * PATCH].reshape(-1, PATCH, MELS)
     with torch.inference_mode():
-        found = [tagger()(patches[at : at + AT_ONCE]) for at in range(0, len(patches), AT_ONCE)]
-    features, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return features, logits
+        return torch.cat([tagger()(patches[at : at + AT_ONCE])[0] for at in range(0, len(patches), AT_ONCE)])

@@ -12,6 +12,7 @@ import torch
 
 from dualdiff import audio
 from dualdiff.core.errors import DataError, UsageError
+from dualdiff.core.files import refuse_existing
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.quality import Quality
 from dualdiff.core.types import Waveform
@@ -130,9 +131,7 @@ def _outputs(path: Path, out: Path | None, force: bool) -> tuple[Path, Path] | t
     if out is None:
         return None, None
     written, picture = out / f"{path.stem}-roundtrip.flac", out / f"{path.stem}-roundtrip.png"
-    for target in (written, picture):
-        if target.exists() and not force:
-            raise UsageError(f"{target} exists already", "add --force to overwrite it, or give another --out")
+    refuse_existing((written, picture), force, "add --force to overwrite it, or give another --out")
     return written, picture
 
 

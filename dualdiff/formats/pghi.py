@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dualdiff.core.jit import compiled
+
 LEVELS_PER_NEPER = 86.86
 """Ten a decibel."""
 MOST_LEVELS = 4000
@@ -105,14 +107,3 @@ def _compiled() -> Callable[..., Any]:
     grids = (numba.uint16[:, ::1], slopes, slopes, numba.float64[:, ::1], numba.boolean[:, ::1])
     signature = numba.void(cells, *grids, cells, numba.boolean)
     return compiled(spread, signature)
-
-
-def compiled(function: Callable[..., Any], signature: Any) -> Callable[..., Any]:
-    """A function as machine code, kept on disk for the next run where a folder for it can be written to."""
-    import numba
-
-    try:
-        made: Callable[..., Any] = numba.njit(signature, cache=True)(function)
-    except (RuntimeError, OSError):  # numba finds no folder for its cache, or cannot write to it
-        made = numba.njit(signature)(function)
-    return made

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualdiff.core.errors import DataError, DualdiffError, UsageError
-from dualdiff.core.files import is_file_name, sha256_of, write_json_atomically
+from dualdiff.core.files import is_file_name, refuse_existing, sha256_of, write_json_atomically
 from dualdiff.generation.config import MAX_LENGTH_S, GenerateConfig
 from dualdiff.generation.recipe import CHANGED, SIDECAR, Wanted, read_recipe, wanted
 from dualdiff.generation.request import Given, Request, Rewrite
@@ -176,9 +176,7 @@ def require_free(paths: list[Path], force: bool) -> None:
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
         raise UsageError(f"two clips would be written to {twice[0].name}", "give each a name of its own")
-    taken = [path for path in paths if path.exists()]
-    if taken and not force:
-        raise UsageError(f"{taken[0]} exists already", "choose another --name or --out, or let --force replace it")
+    refuse_existing(paths, force, "choose another --name or --out, or let --force replace it")
     for folder in {path.parent for path in paths}:
         if folder.suffix.lower() in SUFFIXES and not folder.exists():
             raise UsageError(f"{folder} is to be a folder, and has the name of a file", "name the file with --name")

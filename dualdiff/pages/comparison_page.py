@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dualdiff import __version__, audio
-from dualdiff.core.errors import UsageError
-from dualdiff.core.files import write_text_atomically
+from dualdiff.core.files import refuse_existing, write_text_atomically
 from dualdiff.core.types import Waveform
 from dualdiff.evaluation.metrics import METRICS
 from dualdiff.evaluation.roundtrip import ORIGINAL, Comparison, Excerpt
@@ -21,6 +20,7 @@ PAGE_S = 15.0
 """and at most so much of each: it holds all of its audio itself."""
 PAGE_COLOURS = 64
 """Of a spectrogram on the page: a third of the bytes."""
+ANOTHER_OUT = "add --force to overwrite it, or give another --out"
 STYLE = """
 .takes { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(500px, 100%), 1fr)); gap: 18px; }
 td:first-child { white-space: nowrap; }
@@ -38,8 +38,7 @@ class Listening:
     _takes: dict[Path, list[tuple[str, str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.page.exists() and not self.force:
-            raise UsageError(f"{self.page} exists already", "add --force to overwrite it, or give another --out")
+        refuse_existing([self.page], self.force, ANOTHER_OUT)
 
     @property
     def page(self) -> Path:
@@ -50,8 +49,7 @@ class Listening:
         """Write a take, and keep it for the page."""
         number = list(self._takes).index(excerpt.path) if excerpt.path in self._takes else len(self._takes)
         target = self.folder / f"{number + 1:02d}-{excerpt.path.stem}-{way}.flac"
-        if target.exists() and not self.force:
-            raise UsageError(f"{target} exists already", "add --force to overwrite it, or give another --out")
+        refuse_existing([target], self.force, ANOTHER_OUT)
         audio.write(target, audio.below_full_scale(waveform), self.sample_rate, title=f"{excerpt.path.stem}, {way}")
         self.written.append(target)
         takes = self._takes.setdefault(excerpt.path, [])

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dualdiff import __version__
-from dualdiff.core.errors import UsageError
-from dualdiff.core.files import write_text_atomically
+from dualdiff.core.files import refuse_existing, write_text_atomically
 from dualdiff.inspection.report_data import Finding, Sheet
 from dualdiff.pages.charts import figure, number
 
@@ -94,16 +93,6 @@ code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace; }
 """
 
 
-def require_free(path: Path, force: bool = False) -> None:
-    """Refuse a page that is there already, best before the work that goes into it.
-
-    Raises:
-        UsageError: it is, and `force` is off.
-    """
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists already", "add --force to overwrite it, or name another file")
-
-
 def write_report(path: Path, finding: Finding, force: bool = False) -> None:
     """Write the page of a finding, atomically.
 
@@ -111,7 +100,7 @@ def write_report(path: Path, finding: Finding, force: bool = False) -> None:
         UsageError: there is such a file already, and `force` is off.
         DualdiffError: it cannot be written.
     """
-    require_free(path, force)
+    refuse_existing([path], force)
     write_text_atomically(path, finding.page(finding) if finding.page else page(finding))
 
 

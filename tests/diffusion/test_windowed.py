@@ -45,7 +45,7 @@ def test_a_ring_has_no_seam(columns):
 @pytest.mark.parametrize("columns", [36, 70, 100])
 def test_a_long_line_is_as_correlated_at_window_borders_as_within(columns):
     canvas = lay_out(columns, longest=32, multiple=4)
-    out = SAMPLERS["dpmpp_2m"](windowed(process, canvas, STREAMS, together=2), noise(columns), SIGMAS)
+    out = SAMPLERS["dpmpp_2m"](windowed(process, canvas, STREAMS), noise(columns), SIGMAS)
     between = [correlation(out[..., k], out[..., k + 1]) for k in range(columns - 1)]
     assert min(between) > RHO - 0.04
     assert max(between) < RHO + 0.03
@@ -88,30 +88,30 @@ def test_no_more_than_the_window_is_ever_denoised_at_once():
         return x
 
     canvas = lay_out(200, longest=32)
-    windowed(denoise, canvas, STREAMS[:3], together=2)(noise(200, streams=STREAMS[:3]), torch.ones(3), 1.0)
-    assert sizes == {(6, 6, 32)} | ({(3, 3, 32)} if canvas.count % 2 else set())
+    windowed(denoise, canvas, STREAMS[:3])(noise(200, streams=STREAMS[:3]), torch.ones(3), 1.0)
+    assert sizes == {(3, 3, 32)}
 
 
 @pytest.mark.parametrize("ring", [False, True])
-def test_a_clip_is_the_same_alone_and_in_a_batch_and_with_more_windows_at_once(ring):
+def test_a_clip_is_the_same_alone_and_in_a_batch(ring):
     canvas = lay_out(80, longest=32, ring=ring)
 
-    def clips(streams: list[Stream], together: int) -> Tensor:
-        denoise = windowed(process, canvas, streams, together=together)
+    def clips(streams: list[Stream]) -> Tensor:
+        denoise = windowed(process, canvas, streams)
         return SAMPLERS["heun"](denoise, noise(80, streams=streams), SIGMAS)
 
-    whole = clips(STREAMS[:3], 2)
-    torch.testing.assert_close(clips(STREAMS[2:3], 1)[0], whole[2], rtol=1e-5, atol=1e-6)
+    whole = clips(STREAMS[:3])
+    torch.testing.assert_close(clips(STREAMS[2:3])[0], whole[2], rtol=1e-5, atol=1e-6)
     assert not torch.allclose(whole[1], whole[2], atol=1e-2)
 
 
-def test_labels_belong_to_clips_however_many_windows_are_denoised_at_once():
+def test_labels_belong_to_clips():
     def labelled(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
         return labels[:, :1, None, None].expand_as(x)
 
     labels = torch.tensor([[1.0], [2.0]])
     for scale, expected in ((1.0, labels), (3.0, 3 * labels)):
-        denoise = windowed(guided(labelled, labels, scale), lay_out(80, longest=32), STREAMS[:2], together=3)
+        denoise = windowed(guided(labelled, labels, scale), lay_out(80, longest=32), STREAMS[:2])
         out = denoise(torch.zeros(2, 1, 1, 80), torch.ones(2), 1.0)
         torch.testing.assert_close(out, expected[:, :, None, None].expand(2, 1, 1, 80))
 

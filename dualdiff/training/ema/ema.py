@@ -19,11 +19,6 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 WIDEST = 12**-0.5  # the relative width of a plain mean, gamma = 0
 
 
-def width_of(gamma: float) -> float:
-    """The relative width of an average: the standard deviation of its profile over [0, t], divided by t."""
-    return float(np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2))
-
-
 def gamma_of(relative_width: float) -> float:
     """The exponent of a relative width w: the largest real root g of g^3 + 7 g^2 + (16 - w^-2) g + (12 - w^-2) = 0.
 
