@@ -211,10 +211,10 @@ def main() -> None:
     parser.add_argument("--length", type=float, default=12.0, help="of a clip, seconds")
     options = parser.parse_args()
     project = open_project(options.project)
-    music = project.path(project.settings.dataset.folder)
     pipeline = Pipeline.load(options.model)
     rate = pipeline.format.sample_rate
     rows = used(read_ledger(project.ledger))
+    music = project.music(rows)
     features = dict(zip((row.path for row in rows), features_of_tracks(rows, music, rate), strict=True))
     made = generate(pipeline, options.clips, options.length)
 

@@ -150,6 +150,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, music: Path) -> Path:
     """A project in a folder with a space in its name, taken through all stages by the commands."""
     folder = tmp_path_factory.mktemp("a project")
     (folder / "dualdiff.toml").write_text(project_toml("nano", "tiny"), encoding="utf-8")
-    for command in (["dataset", "scan", str(music)], ["vae", "train"], ["encode"], ["unet", "train"]):
+    (folder / "music").symlink_to(music)
+    for command in (["dataset", "scan"], ["vae", "train"], ["encode"], ["unet", "train"]):
         assert cli.run([*command, "--project", str(folder), *tiny_settings()]) == 0, command
     return folder

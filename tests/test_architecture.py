@@ -145,6 +145,81 @@ def test_bans(name):
     assert all(handler.type is not None for handler in handlers), "an except names what it catches"
 
 
+# What may take a file away, or empty one: only `core/files.py`, which keeps the rule about what may be deleted.
+DESTRUCTIVE = {
+    *(f"os.{name}" for name in ("remove", "unlink", "rmdir", "removedirs", "rename", "renames", "replace", "truncate")),
+    *("os.open", "os.fdopen", "os.mkfifo", "io.open", "codecs.open", "os.link", "os.symlink"),
+    *(f"shutil.{name}" for name in ("rmtree", "move", "copy", "copy2", "copyfile", "copytree", "copymode", "copystat")),
+    *("tempfile.NamedTemporaryFile", "tempfile.mkstemp", "tempfile.mkdtemp"),
+}
+DESTRUCTIVE_METHODS = {
+    *("unlink", "rmdir", "rename", "rmtree", "write_text", "write_bytes", "touch", "symlink_to", "hardlink_to"),
+    "truncate",
+}
+# Writers of libraries, each given a temporary name, a buffer or a new name of its own.
+WRITERS = {
+    "audio/reader.py": {"soundfile.SoundFile"},
+}
+
+
+def destructive_calls(tree: ast.AST) -> list[str]:
+    """The calls in a module that can delete, rename or empty a file."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name, method = ast.unparse(node.func), node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        arguments = [ast.unparse(argument) for argument in node.args]
+        mode = next((ast.unparse(word.value) for word in node.keywords if word.arg == "mode"), "")
+        if name == "open" or method == "open":
+            modes = [mode, *arguments[name == "open" : 2]]
+            writes = any(set(text.strip("'")) & set("wax+") and text.startswith("'") for text in modes)
+            if writes and arguments[:1] != ["os.devnull"]:
+                found.append(f"{node.lineno}: {name}")
+        if name == "os.open" and arguments[:1] == ["os.devnull"]:
+            continue
+        one_argument = len(node.args) == 1 and not node.keywords
+        moves = method == "replace" and one_argument and name != "dataclasses.replace"  # of text it takes two
+        writes = name == "soundfile.SoundFile" and "'w'" in arguments
+        if name in DESTRUCTIVE or method in DESTRUCTIVE_METHODS or moves or writes:
+            found.append(f"{node.lineno}: {name}")
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_only_one_module_deletes_renames_or_empties_files(name):
+    if name == "core/files.py":
+        return
+    found = [call for call in destructive_calls(TREES[name]) if call.partition(": ")[2] not in WRITERS.get(name, ())]
+    assert not found, f"{name} changes files itself: {found}; core/files.py has what is safe"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "path.unlink(missing_ok=True)",
+        "shutil.rmtree(folder)",
+        "os.replace(one, other)",
+        "one.replace(other)",
+        "path.rename(other)",
+        "open(path, 'w')",
+        "open(path, mode='r+b')",
+        "path.open('a')",
+        "path.write_text('x')",
+        "soundfile.SoundFile(path, 'w', 1, 1)",
+    ],
+)
+def test_what_takes_files_away_is_seen(line):
+    assert destructive_calls(ast.parse(line))
+
+
+@pytest.mark.parametrize(
+    "line", ["open(path, 'rb')", "text.replace('a', 'b')", "replace(row, state='used')", "open(path)"]
+)
+def test_what_does_not_is_not(line):
+    assert not destructive_calls(ast.parse(line))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_classes_are_abstract_or_final(name):
     allowed = (

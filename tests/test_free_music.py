@@ -16,8 +16,9 @@ import torch
 
 from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.data.manifest import DatasetConfig
-from dualdiff.evaluation.game_classifier import MixMeter, load_mix, save_mix
+from dualdiff.evaluation.game_classifier import MixMeter, load_mix, mix_part
 from dualdiff.generation.pipeline import Pipeline
+from dualdiff.model_store.components import add_part
 from dualdiff.project.settings import open_project
 from tests.model_store.test_model import write_model
 
@@ -328,7 +329,7 @@ def trained(tmp_path):
 def test_a_shipped_model_is_half_as_large_and_plays_nearly_the_same(trained, tmp_path):
     model, music = trained
     meter = MixMeter(("A", "B"), 4, torch.randn(6, 2), torch.randn(2), {"fitted on windows": 3})
-    save_mix(model, meter)
+    add_part(model, mix_part(meter))
     size = ship.ship(model, music, tmp_path / "nano")
     assert size < 0.7 * sum(path.stat().st_size for path in model.iterdir())
     one, other = (Pipeline.load(folder, precision="float32") for folder in (model, tmp_path / "nano"))

@@ -5,18 +5,17 @@ can neither pass for something else nor reach for anything outside itself.
 """
 
 import json
-import os
+import re
 import shutil
 import subprocess
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dualdiff.audio import chiptunes
 from dualdiff.core.errors import DataError
-from dualdiff.core.files import sha256_of
+from dualdiff.core.files import TEMPORARY, discard, own_folder, sha256_of, staged
 
 CONSOLE_SUFFIXES = (".ay", ".gbs", ".gym", ".hes", ".kss", ".nsf", ".nsfe", ".sap", ".spc", ".vgm", ".vgz")
 """Music of game consoles and home computers, played by libgme."""
@@ -38,7 +37,10 @@ SPC_RATE = 32000
 CONSOLE_RATE = 44100
 
 GET_FFMPEG = "install ffmpeg (Debian, Ubuntu: apt install ffmpeg; macOS: brew install ffmpeg), then scan again"
-TEMPORARY = ".tmp-"
+CACHE_KIND = "audio-cache"
+"""What the marker of a cache of renderings says."""
+
+_RENDERED = re.compile(r"[0-9a-f]{64}(-\d+)?(\.[0-9.e+-]+s)?\.flac")
 _PATIENCE_S = 300.0
 
 
@@ -61,7 +63,7 @@ class Rendering:
 
     def name(self, path: Path, content_hash: str, tune: int) -> str:
         """The file in the cache for a tune of a file: another one for every content, and for settings that matter."""
-        return f"{content_hash[:32]}{f'-{tune}' if tune else ''}{self._settings(path)}.flac"
+        return f"{content_hash}{f'-{tune}' if tune else ''}{self._settings(path)}.flac"
 
     def has(self, name: str, path: Path) -> bool:
         """Whether the cache holds a file of this name, made from a file like `path` with these settings."""
@@ -97,24 +99,17 @@ def render(path: Path, rendering: Rendering, tune: int = 0) -> tuple[Path, Heard
     arguments = ["-sample_fmt", "s32", "-bits_per_raw_sample", "24"]
     if path.suffix.lower() in CONSOLE_SUFFIXES:
         arguments = [*_ending(path, heard, rendering), "-sample_fmt", "s16"]
-    temporary = out.with_name(f"{TEMPORARY}{out.stem}.{os.getpid()}.flac")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    own_folder(rendering.cache, CACHE_KIND)
+    with staged(out) as temporary:
         exact = ["-map", "0:a:0", "-map_metadata", "-1", "-fflags", "+bitexact", "-flags", "+bitexact", "-c:a", "flac"]
         _run("ffmpeg", path, tune, [*exact, *arguments, "-y", f"file:{temporary}"])
-        os.replace(temporary, out)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return out, heard
 
 
 def prune(cache: Path, wanted: Collection[str]) -> None:
-    """Take out of the cache what no file of the collection needs any more, and what interruptions left."""
-    with suppress(OSError):
-        for path in cache.iterdir():
-            if path.suffix == ".flac" and path.name not in wanted:
-                path.unlink()
+    """Delete from the cache what no file of the collection needs any more, and what interruptions left."""
+    discard(cache, _RENDERED, keep=wanted)
+    discard(cache, TEMPORARY)
 
 
 def _ending(path: Path, heard: Heard, rendering: Rendering) -> list[str]:

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 from dualdiff.audio.tags import append_wave_chunk
+from dualdiff.core.files import editing
 
 LOOPING = (".flac", ".ogg", ".opus", ".wav")
 """Suffixes of files that can loop to the sample. MP3 adds silence at both ends."""
@@ -48,7 +49,8 @@ def write_loop(path: Path, start: int, length: int, sample_rate: int) -> None:
         content[place : place + len(new)] = new
         if path.suffix != ".flac":
             _seal_page(content, content.rindex(b"OggS", 0, place))
-    path.write_bytes(content)
+    with editing(path) as file:
+        file.write(content)
 
 
 def _smpl(start: int, length: int, sample_rate: int) -> bytes:

@@ -1,7 +1,6 @@
 """MIDI files: transposed and at another tempo in their own events, their beats, and their audio by fluidsynth."""
 
 import io
-import os
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ import mido
 import numpy as np
 
 from dualdiff.core.errors import DataError
+from dualdiff.core.files import write_bytes_atomically
 
 SUFFIXES = (".mid", ".midi")
 
@@ -191,7 +191,7 @@ def play(content: bytes, name: str, soundfont: Path, sample_rate: int) -> Iterat
         raise DataError(f"only fluidsynth plays {name}, and it is not on this machine", GET_FLUIDSYNTH)
     with tempfile.TemporaryDirectory(prefix="dualdiff-midi-") as folder:
         source, made = Path(folder) / "source.mid", Path(folder) / "made.raw"
-        source.write_bytes(content)
+        write_bytes_atomically(source, content)
         options = ["-n", "-i", "-q", "-r", str(sample_rate), "-g", str(GAIN), "-O", "float", "-T", "raw"]
         options += ["-o", "synth.dynamic-sample-loading=1"]  # only the instruments that play
         try:
@@ -211,4 +211,3 @@ def play(content: bytes, name: str, soundfont: Path, sample_rate: int) -> Iterat
         with open(made, "rb") as file:
             while piece := file.read(8 * _BLOCK):
                 yield np.frombuffer(piece, np.float32).reshape(-1, 2)
-        os.unlink(made)

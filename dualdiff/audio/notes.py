@@ -9,9 +9,9 @@ import numpy as np
 import soundfile
 
 from dualdiff.audio import midi, modules, openmpt
-from dualdiff.audio.ffmpeg import MODULE_SUFFIXES
+from dualdiff.audio.ffmpeg import CACHE_KIND, MODULE_SUFFIXES
 from dualdiff.core.errors import DataError
-from dualdiff.core.files import hash_of, replacing, sha256_of
+from dualdiff.core.files import hash_of, own_folder, replacing, sha256_of
 
 Block: TypeAlias = np.ndarray[Any, Any]
 """Stereo audio, (T, 2), float32."""
@@ -107,6 +107,7 @@ class Renderer:
         if not target.exists():
             audio = _gathered(path, play(path, variation, tune))
             audio *= min(1.0, PEAK / max(float(np.abs(audio).max()), 1e-9))
+            own_folder(self.cache, CACHE_KIND)
             with replacing(target) as file:
                 soundfile.write(file, audio, RENDER_RATE, "PCM_16", format="FLAC")
         return target

@@ -5,7 +5,6 @@ cut off or not audio is a `DataError` that names it.
 """
 
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +30,7 @@ from dualdiff.audio.dsp import (
     true_peak_db,
 )
 from dualdiff.core.errors import DataError, DualdiffError
+from dualdiff.core.files import staged
 from dualdiff.core.types import Waveform
 
 __all__ = [
@@ -336,33 +336,23 @@ def write(
             f"{path} cannot be written: {path.suffix} cannot loop without a gap",
             f"one of {' '.join(loop_points.LOOPING)}",
         )
-    temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}.tmp{path.suffix.lower()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb"):  # so that a folder that cannot be written to says why
-            pass
-        tags = {"title": title, "comment": comment, "artist": artist, "album": album}
-        tags = {name: text for name, text in tags.items() if text}
+    tags = {"title": title, "comment": comment, "artist": artist, "album": album}
+    tags = {name: text for name, text in tags.items() if text}
+    with staged(path) as temporary:
         if loop is not None and temporary.suffix != ".wav":
             tags = loop_points.placeholders(*loop) | tags
-        _encode(temporary, waveform, sample_rate, tags, bitrate_kbps)
+        try:
+            _encode(temporary, waveform, sample_rate, tags, bitrate_kbps)
+        except soundfile.LibsndfileError as error:
+            if shutil.disk_usage(path.parent).free < waveform.numel() * _LARGEST_SAMPLE:  # libsndfile does not say so
+                hint = "nothing already there was changed; free some space"
+                raise DualdiffError(f"{path} cannot be written: no space is left on the disk", hint) from error
+            kind = f"{path.suffix} at {sample_rate} Hz with {waveform.shape[0]} channels"
+            raise DualdiffError(
+                f"{path} cannot be written: {kind} is refused: {error.error_string}", "try .flac"
+            ) from error
         if loop is not None:
             loop_points.write_loop(temporary, *loop, sample_rate)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        hint = "nothing already there was changed; check space and permissions"
-        raise DualdiffError(f"{path} cannot be written: {error.strerror or error}", hint) from error
-    except soundfile.LibsndfileError as error:
-        if shutil.disk_usage(path.parent).free < waveform.numel() * _LARGEST_SAMPLE:  # libsndfile does not say so
-            hint = "nothing already there was changed; free some space"
-            raise DualdiffError(f"{path} cannot be written: no space is left on the disk", hint) from error
-        reason = f"{path.suffix} at {sample_rate} Hz with {waveform.shape[0]} channels is refused: {error.error_string}"
-        raise DualdiffError(f"{path} cannot be written: {reason}", "try .flac") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _refuse_unwritable(path: Path, waveform: Waveform) -> None:

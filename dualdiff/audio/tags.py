@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from dualdiff.core.files import editing
+
 _OGG_HEADER = 27
 _OGG_LONGEST_PAGE = _OGG_HEADER + 255 + 255 * 255
 _RIFF_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what programs that write to a pipe leave behind
@@ -144,7 +146,7 @@ def append_wave_tags(path: Path, tags: dict[str, str]) -> None:
 
 def append_wave_chunk(path: Path, name: bytes, content: bytes) -> None:
     """Add a chunk to the end of a WAV file."""
-    with open(path, "r+b") as file:
+    with editing(path) as file:
         length = file.seek(0, 2)
         file.write(b"\0" * (length % 2) + _chunk(name, content))
         length = file.tell()
@@ -162,8 +164,10 @@ def prepend_id3_tags(path: Path, tags: dict[str, str]) -> None:
     libsndfile writes UTF-8 but says that it is Latin-1, so that players show every accent as two other letters.
     """
     frames = b"".join(_id3_frame(_ID3_NAMES[name], text) for name, text in tags.items())
-    audio = path.read_bytes()
-    path.write_bytes(b"ID3\x04\x00\x00" + _syncsafe(len(frames)) + frames + audio)
+    with editing(path) as file:
+        audio = file.read()
+        file.seek(0)
+        file.write(b"ID3\x04\x00\x00" + _syncsafe(len(frames)) + frames + audio)
 
 
 def _id3_frame(name: bytes, text: str) -> bytes:

@@ -29,42 +29,38 @@ def dataset() -> None:
 def scan(
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="FOLDER", help="The folder of music, noted in dualdiff.toml; else the one noted there."),
+        typer.Argument(
+            metavar="FOLDER", help="The folder of music; else dataset.folder of dualdiff.toml.", show_default=False
+        ),
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Measure all anew and draw the splits again.")] = False,
     project: ProjectDir = HERE,
     overrides: Overrides = None,
 ) -> None:
-    """Find, label and measure the music. The ledger says what became of each file."""
+    """Find, label and measure the music. The ledger says what became of each file.
+
+    A FOLDER that is named is remembered in the ledger, for the commands that come next; dualdiff.toml stays as it is.
+    """
     from dualdiff.data import scan as scanning
     from dualdiff.project.settings import open_project
 
     outlive_reader()
-    chosen = [f"dataset.folder={json.dumps(folder.resolve().as_posix())}"] if folder else []
-    opened = open_project(project, [*(overrides or []), *chosen])
+    opened = open_project(project, overrides or ())
     with console.progress("scan") as progress:
-        found = scanning.scan(opened.root, opened.settings.dataset, rebuild=rebuild, progress=progress)
-    if folder:
-        _remember(opened, folder)
+        found = scanning.scan(opened.root, opened.settings.dataset, folder, rebuild=rebuild, progress=progress)
     _show(found)
+    _tell_folder(opened, found)
     console.say(str(opened.ledger))
     console.note("next: `dualdiff vae train`")
 
 
-def _remember(project: "Project", folder: Path) -> None:
-    """Write the folder into dualdiff.toml, for the commands that come next; relative where it lies in the project."""
-    from dualdiff.core.files import write_text_atomically
-    from dualdiff.core.tomledit import with_text
-    from dualdiff.project.settings import FILE_NAME
-
-    root, place = project.root.resolve(), folder.resolve()
-    value = (place.relative_to(root) if place.is_relative_to(root) else place).as_posix()
-    path = project.root / FILE_NAME
-    before = path.read_text(encoding="utf-8-sig")
-    after = with_text(before, "dataset.folder", value, FILE_NAME)
-    if after != before:
-        write_text_atomically(path, after)
-        console.note(f"{FILE_NAME}: dataset.folder is now {value}")
+def _tell_folder(project: "Project", found: "Scan") -> None:
+    """Say where the music is if the settings name another folder, and the line that would change that."""
+    remembered = next((row.folder for row in found.rows if row.folder), "")
+    if remembered:
+        line = f"[dataset] folder = {json.dumps(remembered, ensure_ascii=False)}"
+        place = project.source.where("dataset.folder")
+        console.note(f"the music is in {remembered}, as the ledger now says; to note it in {place}: {line}")
 
 
 def _show(found: "Scan") -> None:
@@ -89,6 +85,9 @@ def _show(found: "Scan") -> None:
     if found.unmatched:
         shown = ", ".join(found.unmatched[:SHOWN_FAILURES])
         console.say(f"{len(found.unmatched)} paths in the table of labels are not in the music folder: {shown}")
+    if found.left_out:
+        shown = ", ".join(found.left_out[:SHOWN_FAILURES]) + (", ..." if len(found.left_out) > SHOWN_FAILURES else "")
+        console.say(f"left out, since dualdiff wrote them: {shown}")
     for remark in found.remarks:
         console.note(remark)
     if found.ignored:

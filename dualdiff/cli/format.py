@@ -111,7 +111,8 @@ def compare(
     made, wanted = _format(opened), _quality(quality)
     listening = _listening(out, made, force)
     rows = spread(used(read_ledger(opened.ledger)), count)
-    paths = [opened.path(opened.settings.dataset.folder) / row.source for row in rows]
+    folder = opened.music(rows)
+    paths = [folder / row.source for row in rows]
     found = _compared(paths, made, baseline, seconds, seed, wanted, listening)
     if as_json:
         console.say_json(found)

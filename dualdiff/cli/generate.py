@@ -156,7 +156,8 @@ def generate(
     opened, changed = _open(project, {"out": out, "model": model, "guide": guide}, overrides or [])
     config = opened.settings.generate
     plays, worse = _model_at(opened, config.model), _model_at(opened, config.guide) if config.guide else None
-    pipeline = lazily(plays, lambda: _loaded(opened, plays, worse, from_, average))
+    again = None if model else from_
+    pipeline = lazily(plays, lambda: _loaded(opened, _model_of(again, plays, opened.root), worse, from_, average))
     if rows is None:
         jobs = parse.jobs_of(order, pipeline, config, changed)
     else:
@@ -188,14 +189,30 @@ def _model_at(project: "Project", name: str) -> Path:
         DataError: there is none.
     """
     from dualdiff.core.errors import DataError
-    from dualdiff.model_store.location import shipped_model
+    from dualdiff.model_store.location import named_model, shipped_model
 
-    place = project.path(name)
+    place = named_model(project.path(name))
     found = place if place.exists() else shipped_model(name)
     if found is None:
         small = "; --model nano plays the small one that travels with dualdiff" if shipped_model() else ""
         raise DataError(f"there is no folder {place}", f"`dualdiff vae train`, then `dualdiff unet train`{small}")
     return found
+
+
+def _model_of(clip: Path | None, model: Path, root: Path) -> Path:
+    """The model that a clip was made with, if the run that trained it has gone on and the project keeps it."""
+    if clip is None:
+        return model
+    from dualdiff.generation.recipe import read_recipe
+    from dualdiff.model_store.components import model_with, read_model_json, split_average
+
+    digest = str(read_recipe(clip)["model"])
+    if read_model_json(model)["parts"].get("unet") == split_average(digest)[0]:
+        return model
+    kept = model_with(root, "unet", digest)
+    if kept:
+        console.note(f"{clip.name} was made with an earlier model, which is kept: --model {kept}")
+    return kept or model
 
 
 def _loaded(

@@ -64,7 +64,8 @@ def judge(
     if not held_out:
         console.note("no track was kept out of training (dataset.validation_share): these are tracks it was trained on")
     chosen = spread(held_out or used(rows), count)
-    paths = [opened.path(settings.dataset.folder) / row.source for row in chosen]
+    folder = opened.music(rows)
+    paths = [folder / row.source for row in chosen]
     with console.progress("vae test") as progress:
         ways = reconstruction(paths, vae_model, duration_s=seconds, seed=settings.project.seed, progress=progress)
     found = [{**vars(way), "real_time_factor": way.real_time_factor} for way in ways]

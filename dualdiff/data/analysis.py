@@ -1,10 +1,11 @@
 """What the files of a music folder are, whatever the settings: found, hashed and measured, in several processes."""
 
 import os
+import re
 import threading
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -20,14 +21,17 @@ from dualdiff.audio.ffmpeg import Rendering
 from dualdiff.audio.loudness import BLOCK, Meter
 from dualdiff.audio.notes import Renderer, Variation
 from dualdiff.core.errors import DataError
-from dualdiff.core.files import sha256_of
+from dualdiff.core.files import has_key, kind_of, sha256_of
 from dualdiff.core.process import ignore_terminal
 from dualdiff.data.fingerprint import BandMeter, fingerprint_of, to_text
 from dualdiff.data.loop_detection import loop_of, unique_duration_s
 
-UNREADABLE, NEEDS_FFMPEG, LINK = "unreadable", "needs ffmpeg", "link"
+UNREADABLE, NEEDS_FFMPEG, LINK, OWN_CLIP = "unreadable", "needs ffmpeg", "link", "generated"
 NEEDS_FLUIDSYNTH, NEEDS_SOUNDFONT = "needs fluidsynth", "needs a soundfont"
 """The kinds of reason why a file could not be measured."""
+
+_OLD_RENDERING = re.compile(r"[0-9a-f]{32}(-\d+)?(\.[0-9.e+-]+s)?\.flac")
+"""The names in the cache of versions that did not mark their folders."""
 
 FILES_PER_PROCESS = 12
 """A process takes about as long to start as it takes to measure a few tracks."""
@@ -81,13 +85,15 @@ class Facts:
     group: str = ""
 
 
-def find(folder: Path) -> tuple[list[Found], dict[str, int]]:
-    """The audio files below a folder, ordered by path, and how many other files there are, by suffix.
+def find(folder: Path) -> tuple[list[Found], dict[str, int], list[str]]:
+    """The audio files below a folder by path, how many other files there are by suffix, and folders that are left out.
 
-    Hidden files and folders are passed over. Links are followed, but no folder is entered twice; real folders come
-    before links to them, so that a track keeps its true path.
+    Hidden files and folders are passed over, and those below `folder` that this program wrote are left out. Links are
+    followed, but no folder is entered twice; real folders come before links to them, so that a track keeps its true
+    path.
     """
     found: list[Found] = []
+    left_out: list[str] = []
     ignored: Counter[str] = Counter()
     folders, links = deque([""]), deque[str]()
     entered: set[tuple[int, int]] = set()
@@ -106,6 +112,9 @@ def find(folder: Path) -> tuple[list[Found], dict[str, int]]:
             problem = f"{UNREADABLE}: the folder cannot be read ({error.strerror})"
             found.append(Found(path=_printable(inside), problem=problem))
             continue
+        if inside and is_own_folder(folder / inside, [entry.name for entry in entries]):
+            left_out.append(_printable(inside))
+            continue
         for entry in entries:
             path = f"{inside}/{entry.name}" if inside else entry.name
             suffix = os.path.splitext(entry.name)[1].lower()
@@ -117,7 +126,16 @@ def find(folder: Path) -> tuple[list[Found], dict[str, int]]:
                 found += _found(entry, path, suffix)
             else:
                 ignored[suffix] += 1
-    return sorted(found, key=lambda file: file.path), dict(ignored.most_common())
+    return sorted(found, key=lambda file: file.path), dict(ignored.most_common()), sorted(left_out)
+
+
+def is_own_folder(folder: Path, names: Sequence[str]) -> bool:
+    """Whether this program wrote a folder with files of these names: it is marked, or is a run or an old cache."""
+    if kind_of(folder) is not None:
+        return True
+    if "state.json" in names and has_key(folder / "state.json", "dualdiff_run"):
+        return True
+    return bool(names) and all(_OLD_RENDERING.fullmatch(name) for name in names)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -190,6 +208,8 @@ def measure_audio(path: Path, named: Path, facts: Facts, tags: Mapping[str, str]
     """The facts with all that is learned from the audio at `path`; without a title, the file `named` gives one."""
     facts = replace(facts, sha256=sha256_of(path))
     info = audio.probe(path)
+    if any(text.startswith('{"dualdiff"') for text in [*info.tags.values(), *(tags or {}).values()]):
+        return replace(facts, error=f"{OWN_CLIP}: its tags hold the recipe of a clip")
     tags = tags or info.tags
     meter, band_meter = Meter(info.sample_rate), BandMeter(info.sample_rate)
     for block in audio.blocks(path, sample_rate=info.sample_rate, block_s=BLOCK / info.sample_rate):

@@ -6,8 +6,8 @@ run goes on where it was, and a new VAE's files grow beside the old ones until t
 
 import math
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from dualdiff import audio
 from dualdiff.core.errors import DataError
-from dualdiff.core.files import hash_of, sha256_of
+from dualdiff.core.files import TEMPORARY, discard, has_key, hash_of, own_folder, sha256_of
+from dualdiff.core.lock import locked
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.types import Latents, Sample, Waveform
 from dualdiff.data.chunks import windows
@@ -41,8 +42,10 @@ VAE_CONTEXT = 256
 LEAST_STD = 1e-4
 """Channels that vary less than this carry nothing."""
 
+KIND = "latents"
+"""What the marker of a folder of latents says."""
+
 _OURS = re.compile(r"[0-9a-f]{32}\.safetensors")
-_TEMPORARY = re.compile(r"\.([0-9a-f]{32}\.safe|index\.json).+")
 
 
 class TrackEncoder(Protocol):
@@ -87,15 +90,17 @@ def encode_tracks(
     """Make the latents of the used tracks `rows` that are not there yet, then the index of them all.
 
     Of several processes, each encodes every `world`-th track; when `wait_for_all` has let all pass, the first one
-    writes the index and deletes latents that it no longer names. Progress counts seconds of audio.
+    writes the index and deletes latents that it no longer names. Progress counts seconds of audio. The folder should be
+    `held`.
 
     Raises:
         DataError: a track is missing, broken or too short; there is none to train on; the folder holds another kind of
             index; the format has no pitch variants; the VAE gives numbers that are not finite or do not vary.
         DualdiffError: the folder cannot be written to.
     """
-    started_ns = time.time_ns()
     plan = _plan(vae, config)
+    if rank == 0:
+        _claim(out_folder)
     old = LatentIndex.open(out_folder) if (out_folder / INDEX_NAME).exists() else None
     share = sorted(rows, key=lambda row: row.path)[rank::world]
     jobs = [job for row in share for job in _jobs(row, out_folder, plan)]
@@ -108,9 +113,28 @@ def encode_tracks(
     if rank == 0:
         index = _index(rows, out_folder, plan, old)
         index.write()
-        _delete_leftovers(index, started_ns)
+        named = {file.name for track in index.tracks for file in track.files}
+        others = {path.name for path in out_folder.glob("*.safetensors") if path.name not in named}
+        discard(out_folder, _OURS, keep=named | {name for name in others if facts_of(out_folder / name) is None})
+        discard(out_folder, TEMPORARY)
     wait_for_all()
     return Encoded(LatentIndex.open(out_folder), len({job.row.path for job in jobs}), len(share))
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make and mark a folder of latents, and keep other encodings out of it while the block runs.
+
+    Raises:
+        DualdiffError: it cannot be written to, or another process encodes there.
+    """
+    _claim(folder)
+    with locked(folder / "encode.lock", f"{folder} is written"):
+        yield
+
+
+def _claim(folder: Path) -> None:
+    own_folder(folder, KIND, lambda place: has_key(place / INDEX_NAME, "dualdiff_latents"))
 
 
 def _tell(progress: Progress, before_s: float, total_s: float, note: str, seconds: float) -> None:
@@ -345,13 +369,3 @@ def _statistics(facts: Sequence[dict[str, Any]]) -> tuple[tuple[float, ...], tup
             "train the VAE longer: dualdiff vae train",
         )
     return tuple(mean), tuple(std)
-
-
-def _delete_leftovers(index: LatentIndex, started_ns: int) -> None:
-    """Delete what the index does not name, if it is ours: other latents, and halves of files from killed runs."""
-    named = {file.name for track in index.tracks for file in track.files}
-    for path in index.folder.iterdir():
-        is_old_latents = _OURS.fullmatch(path.name) and path.name not in named and facts_of(path) is not None
-        is_half = _TEMPORARY.fullmatch(path.name) and path.stat().st_mtime_ns < started_ns
-        if is_old_latents or is_half:
-            path.unlink()

@@ -12,12 +12,15 @@ from safetensors import SafetensorError
 
 from dualdiff.core.files import write_bytes_atomically
 from dualdiff.data.fingerprint import Fingerprint
-from dualdiff.data.manifest import LEDGER_NAME
+from dualdiff.data.manifest import CACHES, LEDGER_NAME
+
+PRINTS_NAME = "fingerprints.safetensors"
 
 
 def prints_path(project: Path) -> Path:
-    """Where the scan of a project keeps its fingerprints."""
-    return project / f".{LEDGER_NAME}.fingerprints"
+    """Where the scan of a project keeps its fingerprints; where an older version kept them, as long as only that is."""
+    path, old = project / CACHES / PRINTS_NAME, project / f".{LEDGER_NAME}.fingerprints"
+    return old if old.exists() and not path.exists() else path
 
 
 def read_prints(path: Path) -> dict[str, Fingerprint]:

@@ -20,6 +20,9 @@ from dualdiff.core.files import write_text_atomically
 LEDGER_NAME = "dataset.jsonl"
 """The ledger's file in the project's folder."""
 
+CACHES = ".dualdiff"
+"""The folder in the project's for what the program can make again at any time."""
+
 VERSION = 2
 """The version of the lines; a ledger of another one is refused."""
 
@@ -123,6 +126,9 @@ class Row:
     """How long the track is without what it plays again."""
     weight_s: float = 0.0
     """How much music the track counts for when crops are drawn."""
+    folder: str = ""
+    """The music folder, where `dataset scan FOLDER` named another than `dataset.folder`: from the project's folder, or
+    absolute. The same in all rows."""
     sha256: str = ""
     """Of the file's bytes, or of those of `rendered`."""
     bytes: int = 0
@@ -134,9 +140,12 @@ class Row:
         return self.rendered or self.path
 
 
-def music_folder(project: Path, config: DatasetConfig) -> Path:
-    """The folder of music: `dataset.folder`, taken from the project's folder unless it is absolute."""
-    return project / Path(config.folder).expanduser()
+def music_folder(project: Path, config: DatasetConfig, rows: Sequence[Row] = ()) -> Path:
+    """The folder of music: the one that the manifest's rows name, else `dataset.folder`.
+
+    Both are taken from the project's folder unless they are absolute.
+    """
+    return project / Path(next((row.folder for row in rows if row.folder), config.folder)).expanduser()
 
 
 def write_ledger(path: Path, rows: Iterable[Row]) -> None:
@@ -252,7 +261,7 @@ def _types(hint: Any) -> tuple[type, ...]:
 
 _HINTS = typing.get_type_hints(Row)
 _KINDS = {name: _types(hint) for name, hint in _HINTS.items()}
-_ADDED = ("piece", "semitones", "tempo", "soundfont")
+_ADDED = ("piece", "semitones", "tempo", "soundfont", "folder")
 """Keys that older lines of this version lack."""
 
 _CHOICES = {name: typing.get_args(hint) for name, hint in _HINTS.items() if typing.get_origin(hint) is Literal}

@@ -1,10 +1,12 @@
 """`dataset scan`: look at every file of the music folder and write the ledger.
 
-Measuring is what takes time. Each measured file goes at once into a journal beside the ledger, so that an interrupted
-scan goes on where it was; the ledger itself is written once, at the end, and stays whole until then.
+Measuring is what takes time. Each measured file goes at once into a journal among the caches, so that an interrupted
+scan resumes where it was; the manifest itself is written once, at the end, and stays whole until then.
 """
 
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -14,23 +16,37 @@ from dualdiff.audio import ffmpeg, notes
 from dualdiff.audio.ffmpeg import Rendering
 from dualdiff.audio.notes import Renderer, Variation
 from dualdiff.core.errors import DataError, DualdiffError
+from dualdiff.core.files import MARKER, append_text, discard, kind_of, own_folder
+from dualdiff.core.lock import locked
 from dualdiff.core.progress import Progress, silent
 from dualdiff.data import fingerprint, labels, renders
 from dualdiff.data.analysis import Facts, Found, find, measure, measure_all
 from dualdiff.data.fingerprint import Fingerprint
-from dualdiff.data.fingerprint_store import prints_path, read_prints, write_prints
+from dualdiff.data.fingerprint_store import PRINTS_NAME, prints_path, read_prints, write_prints
 from dualdiff.data.labels import Label
-from dualdiff.data.manifest import LEDGER_NAME, DatasetConfig, Row, music_folder, read_ledger, write_ledger
+from dualdiff.data.manifest import (
+    CACHES,
+    LEDGER_NAME,
+    DatasetConfig,
+    Row,
+    music_folder,
+    read_ledger,
+    write_ledger,
+)
 from dualdiff.data.selection import REMEDIES, commonest_reason, judge, with_splits
 
-CACHE_NAME = "rendered"
-"""The folder, in the project's, of the FLAC files that ffmpeg makes of what only it can play."""
+CACHE_NAME = "audio-cache"
+"""The folder, among the caches, of the FLAC files that ffmpeg makes of what only it can play."""
+
+JOURNAL_NAME = "scan-journal.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
     """What a scan came to: the ledger's rows, how many files were measured now, and what was left aside."""
 
+    folder: Path
+    """The music folder."""
     rows: list[Row]
     measured: int
     ignored: dict[str, int]
@@ -39,11 +55,14 @@ class Scan:
     """Paths in the table of labels that are not there."""
     remarks: list[str]
     """What was asked for and could not be done."""
+    left_out: list[str]
+    """Folders in the music folder that this program wrote."""
 
 
 def scan(
     project: Path,
     config: DatasetConfig,
+    folder: Path | None = None,
     *,
     rebuild: bool = False,
     progress: Progress = silent,
@@ -52,26 +71,38 @@ def scan(
     """Find, probe, measure, hash, label and split the music; write `dataset.jsonl` into the folder `project`.
 
     Files that the last scan measured and that have the same size and time since are not read again, and keep their
-    split; `rebuild` forgets all that. The music is only read. `processes` is as for `measure_all`.
+    split; `rebuild` forgets all that. The music is only read. `folder` is scanned instead of that of the settings, and
+    the manifest remembers it. `processes` is as for `measure_all`.
 
     Raises:
         DataError: the music folder or the table of labels is missing, or there is no audio, or none that can be used
             (then the old ledger stays).
-        DualdiffError: the project's folder cannot be written to.
+        DualdiffError: the project's folder cannot be written to, or another process scans here.
     """
-    folder = music_folder(project, config)
-    files, ignored = _find(folder)
+    caches = project / CACHES
+    own_folder(caches, "caches", lambda _: True)
+    with locked(caches / "scan.lock", f"{project / LEDGER_NAME} is made"):
+        return _scan(project, config, folder, rebuild, progress, processes)
+
+
+def _scan(
+    project: Path, config: DatasetConfig, named: Path | None, rebuild: bool, progress: Progress, processes: int | None
+) -> Scan:
+    """Scan where no other process does; see `scan`."""
+    ledger, journal = project / LEDGER_NAME, Journal(project / CACHES)
+    before = _rows_before(ledger, rebuild)
+    folder = _folder(project, config, named, before)
+    before = [] if rebuild else before
+    files, ignored, left_out = _find(folder)
     label, soundfonts = _labels(project, config), renders.soundfonts(project, config.soundfonts)
-    ledger, journal = project / LEDGER_NAME, Journal(project / f".{LEDGER_NAME}.partial")
     store = prints_path(project)
     if rebuild:
         journal.discard()
-    before = read_ledger(ledger) if ledger.exists() and not rebuild else []
     prints = read_prints(store) if before else {}
     measured_before = [facts for facts in map(_facts, before) if facts.sha256 in prints]
     known = {facts.path: facts for facts in [*measured_before, *_kept(journal.read(), prints)] if not facts.error}
     rendering = Rendering(
-        cache=project.absolute() / CACHE_NAME, length_s=config.render_length_s, fade_s=config.render_fade_s
+        cache=project.absolute() / CACHES / CACHE_NAME, length_s=config.render_length_s, fade_s=config.render_fade_s
     )
     renderer = Renderer(cache=rendering.cache, soundfonts=soundfonts)
     facts = [
@@ -94,19 +125,24 @@ def scan(
     played += _measured(
         measure_all(folder, missing, processes, play), journal, prints, progress, len(played), len(planned)
     )
+    remembered = _remembered(project, config, folder)
     rows = sorted(renders.rows_of(rows, planned, played), key=lambda row: row.path)
+    rows = [replace(row, folder=remembered) for row in rows]
     if journal.has_any():
-        write_prints(store, {own.sha256: prints[own.sha256] for own in [*facts, *played] if own.sha256 in prints})
+        kept = {own.sha256: prints[own.sha256] for own in [*facts, *played] if own.sha256 in prints}
+        write_prints(project / CACHES / PRINTS_NAME, kept)
     if rows != before:
         write_ledger(ledger, rows)
     journal.discard()
     ffmpeg.prune(rendering.cache, {Path(row.rendered).name for row in rows if row.rendered})
     unmatched = label.unmatched(row.path for row in rows) if isinstance(label, labels.Table) else []
     return Scan(
+        folder=folder,
         rows=rows,
         measured=len(fresh) + len(missing),
         ignored=ignored,
         unmatched=unmatched,
+        left_out=left_out,
         remarks=renders.remarks(rows, config.renders, played),
     )
 
@@ -127,6 +163,51 @@ def _measured(
         facts += _kept([own], prints)
         progress(done + len(facts), total, own.path)
     return facts
+
+
+def _rows_before(ledger: Path, may_be_broken: bool) -> list[Row]:
+    """The rows of the manifest there is.
+
+    Raises:
+        DataError: it is broken, unless it may be; or it is another file that would be overwritten.
+    """
+    if not ledger.exists():
+        return []
+    if may_be_broken:
+        _require_manifest(ledger)
+    try:
+        return read_ledger(ledger)
+    except DataError:
+        if not may_be_broken:
+            raise
+        return []
+
+
+def _require_manifest(path: Path) -> None:
+    """Refuse to overwrite a file of the manifest's name that is none: no line of it is a row of any version.
+
+    Raises:
+        DataError: so it is.
+    """
+    lines = path.read_bytes().splitlines()[:100]
+    if any(line.strip() for line in lines) and not any(b'"sha256"' in line and b'"state"' in line for line in lines):
+        raise DataError(f"{path} is not a manifest of dualdiff", "it would be overwritten: move it or rename it")
+
+
+def _folder(project: Path, config: DatasetConfig, named: Path | None, before: list[Row]) -> Path:
+    """The folder named, else that of the settings, else, if that is missing, the one that was scanned before."""
+    if named is not None:
+        return named
+    noted, scanned = music_folder(project, config), music_folder(project, config, before)
+    return scanned if not noted.exists() and scanned.is_dir() else noted
+
+
+def _remembered(project: Path, config: DatasetConfig, folder: Path) -> str:
+    """How the manifest names the folder: not at all if it is that of the settings, else from the project's folder."""
+    place, root = folder.resolve(), project.resolve()
+    if place == music_folder(project, config).resolve():
+        return ""
+    return (Path(os.path.relpath(place, root)) if place.is_relative_to(root) else place).as_posix()
 
 
 def _labels(project: Path, config: DatasetConfig) -> Label:
@@ -153,20 +234,25 @@ def _grouped(facts: Iterable[Facts], prints: Mapping[str, Fingerprint]) -> list[
     return [replace(own, group=group_of.get(own.sha256, "")) for own in facts]
 
 
-def _find(folder: Path) -> tuple[list[Found], dict[str, int]]:
+def _find(folder: Path) -> tuple[list[Found], dict[str, int], list[str]]:
     choose = "set dataset.folder in dualdiff.toml, or name it: dualdiff dataset scan FOLDER"
+    if kind := kind_of(folder):
+        raise DataError(
+            f"the music folder {folder} holds what dualdiff wrote ({kind})",
+            f"{choose}; if it is meant, remove {folder / MARKER}",
+        )
     if not folder.exists():
         raise DataError(f"there is no music folder {folder}", choose)
     if not folder.is_dir():
         raise DataError(f"the music folder {folder} is a file", choose)
-    files, ignored = find(folder)
+    files, ignored, left_out = find(folder)
     if not files:
         others = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in list(ignored.items())[:3])
         holds = f"other files only ({others})" if others else "no files"
         raise DataError(
             f"the music folder {folder} holds no audio: {holds}", f"put music into it as game/track; {choose}"
         )
-    return files, ignored
+    return files, ignored, left_out
 
 
 _COLUMNS = [field.name for field in fields(Facts) if field.name not in ("error", "fingerprint")]
@@ -192,10 +278,10 @@ def _require_a_used_one(rows: list[Row], folder: Path) -> None:
 
 
 class Journal:
-    """What an unfinished scan has measured so far: a line per file, beside the ledger."""
+    """What an unfinished scan has measured so far: a line per file, among the caches."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, caches: Path) -> None:
+        self.caches, self.path = caches, caches / JOURNAL_NAME
 
     def keep(self, facts: Facts) -> None:
         """Put the facts of one file on record, at once.
@@ -204,8 +290,7 @@ class Journal:
             DualdiffError: the folder cannot be written to.
         """
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(f"\n{json.dumps(asdict(facts))}\n")  # on a line of its own, even after a torn one
+            append_text(self.path, f"\n{json.dumps(asdict(facts))}\n")  # on a line of its own, even after a torn one
         except OSError as error:
             hint = "the ledger was not changed; check space and permissions"
             raise DualdiffError(f"{self.path} cannot be written: {error.strerror}", hint) from error
@@ -225,4 +310,4 @@ class Journal:
 
     def discard(self) -> None:
         """Forget what is on record."""
-        self.path.unlink(missing_ok=True)
+        discard(self.caches, re.compile(re.escape(JOURNAL_NAME)))

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from dualdiff.audio.ffmpeg import GET_FFMPEG
 from dualdiff.audio.midi import GET_FLUIDSYNTH, GET_SOUNDFONT
 from dualdiff.core.files import hash_of
-from dualdiff.data.analysis import LINK, NEEDS_FFMPEG, NEEDS_FLUIDSYNTH, NEEDS_SOUNDFONT, UNREADABLE, Facts
+from dualdiff.data.analysis import LINK, NEEDS_FFMPEG, NEEDS_FLUIDSYNTH, NEEDS_SOUNDFONT, OWN_CLIP, UNREADABLE, Facts
 from dualdiff.data.labels import Label
 from dualdiff.data.manifest import DatasetConfig, Row, Split, State, kind_of, used
 
@@ -24,6 +24,7 @@ REMEDIES = {
     NEEDS_FLUIDSYNTH: GET_FLUIDSYNTH,
     NEEDS_SOUNDFONT: GET_SOUNDFONT,
     LINK: "nothing needs to be done: the folder is read once",
+    OWN_CLIP: "nothing needs to be done: a model does not learn from clips of its own kind",
     "no game folder": 'sort the tracks into a folder per game, or set dataset.labels = "tag"',
     "no game tag": 'tag the tracks with their game or album, or set dataset.labels = "folder"',
     "no label": "add a line for these files, or for their folder, to the table dataset.labels_csv",

@@ -22,7 +22,7 @@ from dualdiff.core.errors import DataError
 from dualdiff.core.types import Latents
 from dualdiff.data.latent_dataset import ENCODE, LatentIndex, LatentTrack
 from dualdiff.data.latent_file import read_columns
-from dualdiff.model_store.components import add_part, read_model_json, read_part
+from dualdiff.model_store.components import Part, read_model_json, read_part
 
 PART = "mix"
 """What the classifier is called among the parts of a model."""
@@ -218,11 +218,11 @@ def _held_out_facts(held_out: _Examples, fitted: tuple[Tensor, Tensor]) -> dict[
     }
 
 
-def save_mix(folder: Path, meter: MixMeter) -> None:
-    """Put the classifier into a model's folder, as a part of it."""
+def mix_part(meter: MixMeter) -> Part:
+    """The classifier as a part of a model."""
     tensors = {"weights": meter.weights, "biases": meter.biases}
     facts = {"games": list(meter.games), "window": meter.window, "mix": dict(meter.facts)}
-    add_part(folder, PART, {"name": "lda"}, tensors, ("format", "vae"), facts)
+    return Part(PART, {"name": "lda"}, tensors, ("format", "vae"), facts)
 
 
 def load_mix(folder: Path) -> MixMeter | None:

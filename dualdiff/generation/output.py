@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualdiff.core.errors import DataError, DualdiffError, UsageError
-from dualdiff.core.files import is_file_name, refuse_existing, sha256_of, write_json_atomically
+from dualdiff.core.files import is_file_name, mark, refuse_existing, sha256_of, write_json_atomically
 from dualdiff.generation.config import MAX_LENGTH_S, GenerateConfig
 from dualdiff.generation.recipe import CHANGED, SIDECAR, Wanted, read_recipe, wanted
 from dualdiff.generation.request import Given, Request, Rewrite
@@ -180,10 +180,13 @@ def require_free(paths: list[Path], force: bool) -> None:
     for folder in {path.parent for path in paths}:
         if folder.suffix.lower() in SUFFIXES and not folder.exists():
             raise UsageError(f"{folder} is to be a folder, and has the name of a file", "name the file with --name")
+        is_new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
+            if is_new:
+                mark(folder, "clips")
         except OSError as error:
             raise DualdiffError(f"{folder} cannot be written to: {error.strerror}", "name another folder") from error
 
@@ -208,7 +211,7 @@ def again(path: Path, pipeline: "Pipeline", file_format: str | None = None) -> J
     ):
         if made_with != here:
             told = f"{path} was made with {_named(what, made_with)}, this is {_named(what, here)}"
-            hint = f"name the folder of that {what} with {flag}" if made_with else f"leave {flag} out"
+            hint = _where(what, flag, str(made_with), path, pipeline) if made_with else f"leave {flag} out"
             (one, average), (other, _) = (split_average(digest) for digest in (str(made_with), here))
             if one == other:
                 hint = f"say --ema {average}" if average else "leave --ema out"
@@ -230,6 +233,16 @@ def again(path: Path, pipeline: "Pipeline", file_format: str | None = None) -> J
         intro_s=facts.intro_s,
     )
     return Job(f"{shortened(path.stem)}-again", request, recipe)
+
+
+def _where(what: str, flag: str, digest: str, clip: Path, pipeline: "Pipeline") -> str:
+    """What to do to use the model of a recipe: where it is kept, if it is in the project of the model or the clip."""
+    from dualdiff.model_store.components import model_with
+
+    near = [Path(), pipeline.model.vae_model.folder, clip]
+    roots = dict.fromkeys(folder for path in near for folder in (path.resolve(), *path.resolve().parents))
+    place = next((found for root in roots if (found := model_with(root, "unet", digest))), None)
+    return f'it is kept in {place}: {flag} "{place}"' if place else f"name the folder of that {what} with {flag}"
 
 
 def _named(what: str, content_hash: Any) -> str:

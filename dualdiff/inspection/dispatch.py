@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 from dualdiff import audio
 from dualdiff.core.config import parse_toml
 from dualdiff.core.errors import DataError, UsageError, did_you_mean
-from dualdiff.core.files import hash_of, read_json, sha256_of
+from dualdiff.core.files import has_key, hash_of, read_json, sha256_of
 from dualdiff.core.progress import Progress, silent
-from dualdiff.data.latent_dataset import LatentIndex
+from dualdiff.data.latent_dataset import INDEX_NAME, LatentIndex
 from dualdiff.data.latent_file import facts_of
 from dualdiff.data.manifest import LEDGER_NAME, read_ledger
 from dualdiff.inspection.audio import clips_in, inspect_audio, inspect_clips, row_pairs
@@ -68,9 +68,9 @@ def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> 
         (is_audio, listen),
         (path.suffix == ".safetensors", lambda file: inspect_latent_file(file)),
         (path.name == SETTINGS_NAME, lambda file: inspect_project(file.parent)),
-        ((path / "model.json").is_file(), lambda folder: inspect_model(folder, around)),
-        ((path / "state.json").is_file(), lambda folder: inspect_run(folder, around)),
-        ((path / "index.json").is_file(), lambda folder: inspect_latents(folder, around)),
+        (has_key(path / "model.json", "dualdiff_model", True), lambda folder: inspect_model(folder, around)),
+        (has_key(path / "state.json", "dualdiff_run", True), lambda folder: inspect_run(folder, around)),
+        (has_key(path / INDEX_NAME, "dualdiff_latents", True), lambda folder: inspect_latents(folder, around)),
         ((path / SETTINGS_NAME).is_file(), inspect_project),
         (path.is_dir() and bool(clips_in(path)), lambda folder: inspect_clips(folder, around, asked.copies, progress)),
     )
@@ -87,13 +87,15 @@ def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> 
 
 def inspect_project(folder: Path) -> Finding:
     """A project: which stages are done, and its data set."""
+    around = Around(folder)
+    latents = {folder / around.setting("encode", "folder", "latents") / INDEX_NAME, *folder.glob(f"*/{INDEX_NAME}")}
     found = {
         "data set": sorted(folder.glob(LEDGER_NAME)),
-        "runs": sorted(path.parent for path in folder.glob("runs/*/state.json")),
-        "models": sorted(path.parent for path in folder.glob("models/*/model.json")),
-        "latents": sorted(path.parent for path in folder.glob("*/index.json")),
+        "runs": _with_key(folder.glob("runs/*/state.json"), "dualdiff_run"),
+        "models": _with_key(folder.glob("models/*/model.json"), "dualdiff_model"),
+        "latents": _with_key(latents, "dualdiff_latents"),
     }
-    rows = [(kind, path.relative_to(folder).as_posix(), _size(path)) for kind, paths in found.items() for path in paths]
+    rows = [(kind, around.named(path), _size(path)) for kind, paths in found.items() for path in paths]
     parts = [part for model in found["models"] for part in read_model_json(model)["parts"]]
     steps = (
         ("dualdiff dataset scan", bool(found["data set"])),
@@ -112,6 +114,11 @@ def inspect_project(folder: Path) -> Finding:
         charts=data.charts if data else list,
         next=next((command for command, done in steps if not done), "dualdiff generate"),
     )
+
+
+def _with_key(paths: Iterable[Path], key: str) -> list[Path]:
+    """The folders of those JSON files that have a key: those that this program wrote."""
+    return sorted(path.parent for path in paths if has_key(path, key))
 
 
 def inspect_run(folder: Path, around: Around) -> Finding:
@@ -375,7 +382,7 @@ def inspect_row(path: Path, track: str, around: Around) -> Finding:
         hint = did_you_mean(track, rows) or "name it as the ledger does, from the music folder: game/track"
         raise DataError(f"{path} names no file {track}", hint)
     row = rows[track]
-    music = path.parent / around.setting("dataset", "folder", "music")
+    music = path.parent / (row.folder or around.setting("dataset", "folder", "music"))
     return Finding(
         kind="row of a data set",
         path=path,

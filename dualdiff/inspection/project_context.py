@@ -11,7 +11,7 @@ from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.data.latent_dataset import LatentIndex
 from dualdiff.data.manifest import LEDGER_NAME, Row, read_ledger
 from dualdiff.inspection.report_data import Sheet
-from dualdiff.model_store.components import read_model_json, split_average
+from dualdiff.model_store.components import model_with, read_model_json, split_average
 from dualdiff.model_store.location import shipped_model
 
 SETTINGS_NAME = "dualdiff.toml"
@@ -71,6 +71,8 @@ class Around:
         digest = split_average(digest)[0]
         shipped = shipped_model()
         known = self.models | _parts_in([shipped] if shipped else [])
+        kept = model_with(self.root, part, digest) if self.root else None
+        known |= _parts_in([kept] if kept else [])
         able = [place for place, parts in known.items() if parts.get(part) == digest]
         return min(able, key=lambda place: len(known[place]), default=None)
 
@@ -86,7 +88,8 @@ class Around:
         """The ledger's row of a file of the music folder."""
         if self.root is None or not self.ledger:
             return None
-        folder = (self.root / self.setting("dataset", "folder", "music")).resolve()
+        noted = next((row.folder for row in self.ledger if row.folder), self.setting("dataset", "folder", "music"))
+        folder = (self.root / noted).resolve()
         whole = path.resolve()
         return next(
             (row for row in self.ledger if (folder / row.path) == whole or (folder / row.source) == whole), None

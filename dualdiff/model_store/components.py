@@ -3,14 +3,25 @@
 A hash covers a part's JSON and weights and its parents' hashes, so that two parts belong together or are refused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from dualdiff.core.errors import DataError
-from dualdiff.core.files import hash_of, read_json, sha256_of, write_json_atomically, write_text_atomically
+from dualdiff.core.files import (
+    has_key,
+    hash_of,
+    kind_of,
+    read_json,
+    replacing_folder,
+    restore_folder,
+    sha256_of,
+    write_json_atomically,
+    write_text_atomically,
+)
 from dualdiff.core.tensors import load_tensors, save_tensors
 
 AVERAGED = "+ema"
@@ -18,6 +29,74 @@ AVERAGED = "+ema"
 
 VERSION = 1
 """The version of the folder's layout; a folder of a newer one is refused."""
+
+EXPORTS = "exports"
+"""The folder, in that of a run, of models that later exports of the run replaced."""
+
+KIND = "model"
+"""What the marker of a model folder says."""
+
+OWN = {"model.json", "format.json", "labels.json", "README.md"} | {
+    f"{part}.{end}" for part in ("phase", "vae", "unet", "mix") for end in ("json", "safetensors")
+}
+"""The files of a model folder that a new model does not take over from the one before it."""
+
+
+class Part(NamedTuple):
+    """A part that is added to a model: its name, its content, and the parts that it belongs to."""
+
+    name: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    parents: Sequence[str]
+    facts: Mapping[str, Any]
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a model of this program, of any version."""
+    return has_key(folder / "model.json", "dualdiff_model")
+
+
+def require_own(folder: Path) -> None:
+    """Refuse a folder that a model cannot be written to, since it holds something else.
+
+    Raises:
+        DataError: so it is.
+    """
+    restore_folder(folder)
+    if folder.exists() and kind_of(folder) is None and not is_model(folder) and any(folder.iterdir()):
+        raise DataError(
+            f"{folder} holds files, and no model of dualdiff",
+            "choose another name for the run in dualdiff.toml, or move these files",
+        )
+
+
+@contextmanager
+def writing(folder: Path, keep_in: Path | None = None) -> Iterator[Path]:
+    """A folder to write a model into that takes the place of `folder`, at once, when the block ends without an error.
+
+    An older model with another UNet is kept in `keep_in`, under the first letters of its UNet's hash. Files of others
+    in `folder` stay there.
+
+    Raises:
+        DataError: the folder holds something else than a model.
+        DualdiffError: it cannot be written.
+    """
+    require_own(folder)
+
+    def retire(old: Path) -> Path | None:
+        digests = [_parts_of(place).get("unet", "") for place in (old, folder)]
+        return keep_in / digests[0][:12] if keep_in and digests[0] and digests[0] != digests[1] else None
+
+    with replacing_folder(folder, KIND, is_model, OWN, retire) as staging:
+        yield staging
+
+
+def _parts_of(folder: Path) -> dict[str, str]:
+    try:
+        return dict(read_model_json(folder)["parts"])
+    except DataError:
+        return {}
 
 
 def read_model_json(folder: Path) -> dict[str, Any]:
@@ -27,6 +106,7 @@ def read_model_json(folder: Path) -> dict[str, Any]:
         DataError: the folder is missing, is no model, or is of a newer version.
     """
     path = folder / "model.json"
+    restore_folder(folder)
     if not path.is_file():
         what = "there is no folder" if not folder.exists() else "there is no model (no model.json) in"
         raise DataError(
@@ -40,6 +120,16 @@ def read_model_json(folder: Path) -> dict[str, Any]:
             f"{folder} is of model version {found.get('dualdiff_model')}, this is version {VERSION}", "update dualdiff"
         )
     return found
+
+
+def model_with(root: Path, part: str, digest: str) -> Path | None:
+    """A model of a project whose part has this hash: of its models, or of those that later exports replaced.
+
+    `digest` may name another average of a UNet's weights.
+    """
+    places = [*root.glob("models/*/model.json"), *root.glob(f"runs/*/{EXPORTS}/*/model.json")]
+    found = sorted(place.parent for place in places)
+    return next((place for place in found if _parts_of(place).get(part) == split_average(digest)[0]), None)
 
 
 def read_part(folder: Path, part: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -98,19 +188,18 @@ def finish(folder: Path, parts: Mapping[str, str], card: str) -> None:
     write_json_atomically(folder / "model.json", {"dualdiff_model": VERSION, "parts": dict(parts)})
 
 
-def add_part(
-    folder: Path,
-    part: str,
-    config: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    parents: Sequence[str],
-    facts: Mapping[str, Any],
-) -> None:
-    """Add a part to a whole model folder, or replace it; `parents` are the parts that it belongs to."""
-    found = read_model_json(folder)
-    parts = found["parts"]
-    digest = save_part(folder, part, config, tensors, {name: parts[name] for name in parents}, facts)
-    write_json_atomically(folder / "model.json", {**found, "parts": {**parts, part: digest}})
+def add_part(folder: Path, part: Part) -> None:
+    """Add a part to a whole model folder, or replace it."""
+    read_model_json(folder)
+    with replacing_folder(folder, KIND, is_model, (f"{part.name}.json", f"{part.name}.safetensors")) as staging:
+        found = read_model_json(folder)
+        write_json_atomically(staging / "model.json", {**found, "parts": save_extra(staging, part, found["parts"])})
+
+
+def save_extra(folder: Path, part: Part, parts: Mapping[str, str]) -> dict[str, str]:
+    """Write a part that belongs to those of `parts` that it names; returns them all with their hashes."""
+    parents = {name: parts[name] for name in part.parents}
+    return {**parts, part.name: save_part(folder, part.name, part.config, part.tensors, parents, part.facts)}
 
 
 def _part_hash(folder: Path, part: str, description: Mapping[str, Any]) -> str:

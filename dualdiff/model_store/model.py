@@ -1,6 +1,6 @@
 """A model folder on disk: JSON and safetensors, chained by hashes. The only one that knows what a model is made of.
 
-    model.json      what lies here, with the hash of each part; written last, so that a folder is whole or not there
+    model.json      what lies here, with the hash of each part
     format.json     the format's constants
     vae.json        architecture and ancestry;  vae.safetensors the weights
     unet.json       architecture, ancestry, latent statistics;  unet.safetensors the weights
@@ -8,10 +8,11 @@
     mix.json        what hears how much a clip is like each game;  mix.safetensors the numbers; not in every model
     README.md       the model card
 
-The parts and their hashes are the matter of `parts`.
+A model is written into a sibling folder, which then takes the place of the one before. The parts and their hashes are
+the matter of `components`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ from torch import Tensor
 
 from dualdiff.core import config as configs
 from dualdiff.core.errors import ConfigError, DataError
-from dualdiff.core.files import hash_of, read_json, write_bytes_atomically, write_json_atomically
+from dualdiff.core.files import hash_of, link_or_copy, read_json, write_json_atomically
 from dualdiff.core.tensors import load_into
 from dualdiff.core.types import Latents, Sample
 from dualdiff.formats.base import FORMATS, Format
-from dualdiff.model_store.components import finish, read_model_json, read_part, save_part
+from dualdiff.model_store.components import Part, finish, read_model_json, read_part, save_extra, save_part, writing
 from dualdiff.models.layers import bake
 from dualdiff.models.registry import MODELS
 from dualdiff.models.unet import UNet
@@ -106,29 +107,45 @@ def save_vae(
 ) -> None:
     """Write a model folder that holds a format and a VAE."""
     parts = {"format": format_hash(format)}
-    write_json_atomically(folder / "format.json", configs.plain(format.config))
-    parts["vae"] = save_part(folder, "vae", configs.plain(vae.config), weights, {"format": parts["format"]}, facts)
-    finish(folder, parts, card)
+    with writing(folder) as staging:
+        write_json_atomically(staging / "format.json", configs.plain(format.config))
+        parts["vae"] = save_part(staging, "vae", configs.plain(vae.config), weights, {"format": parts["format"]}, facts)
+        finish(staging, parts, card)
 
 
-def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> None:
+def _share(source: Path, folder: Path, names: tuple[str, ...]) -> None:
+    """Put files of another model into a new folder; where the file system can, they take no space twice."""
     for name in names:
-        write_bytes_atomically(folder / name, (source / name).read_bytes())
+        link_or_copy(source / name, folder / name)
 
 
 def save_unet(
-    folder: Path, vae_model: VAEModel, unet: UNet, weights: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
+    folder: Path,
+    vae_model: VAEModel,
+    unet: UNet,
+    weights: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    card: str,
+    extra: Sequence[Part] = (),
+    keep_in: Path | None = None,
 ) -> None:
-    """Write a whole model folder: copies of the format and VAE it was trained on, then the UNet.
+    """Write a whole model folder: the format and VAE it was trained on, the UNet, and the parts in `extra`.
 
     `facts` must hold "games", "latent_mean", "latent_std" and "sigma_min": what generation needs besides weights; and
-    may hold "crop_columns", how long the latents were that the UNet was trained on.
+    may hold "crop_columns", how long the latents were that the UNet was trained on. A model with another UNet that was
+    there before is kept in the folder `keep_in`, so that its clips can be rendered again.
+
+    Raises:
+        DataError: the folder holds something else than a model.
     """
-    _copy(vae_model.folder, folder, ("format.json", "vae.json", "vae.safetensors"))
     parts = {"format": vae_model.format_hash, "vae": vae_model.vae_hash}
-    write_json_atomically(folder / "labels.json", list(facts["games"]))
-    parts["unet"] = save_part(folder, "unet", configs.plain(unet.config), weights, parts, facts)
-    finish(folder, parts, card)
+    with writing(folder, keep_in) as staging:
+        _share(vae_model.folder, staging, ("format.json", "vae.json", "vae.safetensors"))
+        write_json_atomically(staging / "labels.json", list(facts["games"]))
+        parts["unet"] = save_part(staging, "unet", configs.plain(unet.config), weights, parts, facts)
+        for part in extra:
+            parts = save_extra(staging, part, parts)
+        finish(staging, parts, card)
 
 
 def load_format(folder: Path, device: str | torch.device = "cpu") -> Format:

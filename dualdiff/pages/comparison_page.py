@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dualdiff import __version__, audio
-from dualdiff.core.files import refuse_existing, write_text_atomically
+from dualdiff.core.files import own_folder, refuse_existing, write_text_atomically
 from dualdiff.core.types import Waveform
 from dualdiff.evaluation.metrics import METRICS
 from dualdiff.evaluation.roundtrip import ORIGINAL, Comparison, Excerpt
@@ -50,6 +50,8 @@ class Listening:
         number = list(self._takes).index(excerpt.path) if excerpt.path in self._takes else len(self._takes)
         target = self.folder / f"{number + 1:02d}-{excerpt.path.stem}-{way}.flac"
         refuse_existing([target], self.force, ANOTHER_OUT)
+        if not self.folder.exists():
+            own_folder(self.folder, "comparison")
         audio.write(target, audio.below_full_scale(waveform), self.sample_rate, title=f"{excerpt.path.stem}, {way}")
         self.written.append(target)
         takes = self._takes.setdefault(excerpt.path, [])

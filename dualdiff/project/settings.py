@@ -9,7 +9,7 @@ from dualdiff.core import config
 from dualdiff.core.config import Source, Table, section, setting
 from dualdiff.core.errors import ConfigError, UsageError, did_you_mean
 from dualdiff.data.config import EncodeConfig
-from dualdiff.data.manifest import DatasetConfig
+from dualdiff.data.manifest import DatasetConfig, Row, music_folder
 from dualdiff.diffusion.config import NoiseConfig
 from dualdiff.formats.config import FORMAT_CONFIGS
 from dualdiff.generation.config import GenerateConfig
@@ -142,6 +142,10 @@ class Project:
     def path(self, relative: str) -> Path:
         """A path of the settings, taken from the project's folder unless it is absolute."""
         return self.root / Path(relative).expanduser()
+
+    def music(self, rows: Sequence[Row]) -> Path:
+        """The folder of the music that the manifest's rows are of; `--set dataset.folder` names another one."""
+        return music_folder(self.root, self.settings.dataset, () if "dataset.folder" in self.source.overrides else rows)
 
     @property
     def ledger(self) -> Path:

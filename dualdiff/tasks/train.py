@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.core.files import hash_of
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.rng import Stream
-from dualdiff.data.encode import Encoded, encode_tracks
+from dualdiff.data.encode import Encoded, encode_tracks, held
 from dualdiff.data.latent_dataset import LatentCrops, LatentIndex
 from dualdiff.data.loader import Batch, BatchSource
 from dualdiff.data.manifest import Row, read_ledger, used
 from dualdiff.data.waveform_dataset import TrackCrops
-from dualdiff.evaluation.game_classifier import fit_mix, save_mix
+from dualdiff.evaluation.game_classifier import fit_mix, mix_part
 from dualdiff.evaluation.spectrogram_image import Row as PictureRow
 from dualdiff.evaluation.spectrogram_image import write_spectrograms
 from dualdiff.formats.base import FORMATS
+from dualdiff.model_store.components import EXPORTS, require_own
 from dualdiff.model_store.model import (
     SIGMA_DATA,
     LatentSpace,
@@ -38,6 +40,7 @@ from dualdiff.models.unet import UNet
 from dualdiff.models.vae import VAE
 from dualdiff.project.settings import Project
 from dualdiff.project.validation import crop_frames, require_blocks, require_enough, require_halving, require_rate
+from dualdiff.training.distributed import all_or_none
 from dualdiff.training.latent_statistics import STATISTICS_NAME, run_statistics
 from dualdiff.training.precision import precision_of_run
 from dualdiff.training.preflight import (
@@ -103,7 +106,7 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
     require_enough(project, "vae.train", config, crop_s, [row.duration_s for row in rows])
     require_blocks(project, made, frames)
     seed = Stream(settings.project.seed).seed_for("vae")
-    folder = project.path(settings.dataset.folder)
+    folder = project.music(rows)
     source = TrackCrops(rows, folder, made, frames, seed, config.game_temperature)
     torch.manual_seed(seed)
     vae = VAE(settings.vae, channels=made.channels, frequencies=made.frequencies()).to(device)
@@ -120,7 +123,8 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
     losses = (settings.vae_loss, settings.vae_spectral, settings.vae_spectral_1d)
     objective = VAEObjective(vae, made, *losses, held_out, games)
     identity = {"network": "vae", "config": plain(settings.vae), "format": format_hash(made)}
-    run = run_of(project, identity, folder_of_run, precision=name_of_precision(vae.compute_dtype))
+    tracks = {row.sha256: row.game for row in rows}
+    run = run_of(project, identity, folder_of_run, precision=name_of_precision(vae.compute_dtype), tracks=tracks)
     model = project.root / "models" / config.run
 
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
@@ -181,7 +185,8 @@ def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
         "latent statistics": hash_of([index.mean, index.std]),
     }
     statistics = {STATISTICS_NAME: {"mean": list(index.mean), "std": list(index.std)}}
-    run = run_of(project, identity, folder_of_run, statistics, name_of_precision(dtype))
+    tracks = {track.audio_sha256: track.game for track in index.tracks_of("train")}
+    run = run_of(project, identity, folder_of_run, statistics, name_of_precision(dtype), tracks)
     model = project.root / "models" / config.run
 
     def export(weights: Mapping[str, Tensor], steps: int) -> None:
@@ -190,8 +195,9 @@ def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
         per_game = _per_game(source, tracks, held_out_losses(run.folder))
         card = model_card(settings.project.name, facts, tracks)
         needed = _needed_to_generate(index, space, columns)
-        save_unet(model, vae_model, unet, weights, {**facts, **needed, "per_game": per_game}, card)
-        save_mix(model, fit_mix(index))
+        facts = {**facts, **needed, "per_game": per_game}
+        mix = mix_part(fit_mix(index))
+        save_unet(model, vae_model, unet, weights, facts, card, extra=[mix], keep_in=run.folder / EXPORTS)
 
     def check() -> None:
         require_hashes(index)
@@ -228,7 +234,12 @@ def train_unet(project: Project, progress: Progress = silent, hours: float | Non
 
 
 def trained(prepared: Prepared, progress: Progress, hours: float | None) -> TrainResult:
-    """Train what is prepared; what it leaves."""
+    """Train what is prepared; what it leaves.
+
+    Raises:
+        DataError: the model's folder holds something else.
+    """
+    require_own(prepared.model)
     return TrainResult(prepared.job.run.folder, prepared.model, train(prepared.job, progress, hours))
 
 
@@ -244,13 +255,23 @@ def encode(project: Project, progress: Progress = silent) -> Encoded:
     # in float32 whatever the project's precision: latents are made once, and are the same on every machine to rounding
     vae_model = load_vae(project.path(settings.encode.vae), accelerator.device)
     rows = used(read_ledger(project.ledger))
+    folder, is_main = project.path(settings.encode.folder), accelerator.is_main_process
+    with ExitStack() as stack:
+        all_or_none(accelerator, lambda: stack.enter_context(held(folder)) if is_main else None)
+        return _encode(project, rows, folder, vae_model, accelerator, progress)
+
+
+def _encode(
+    project: Project, rows: list[Row], folder: Path, vae_model: VAEModel, accelerator: Any, progress: Progress
+) -> Encoded:
+    """Encode into a folder that no other command encodes into; see `encode`."""
     try:
         return encode_tracks(
             rows,
-            project.path(settings.dataset.folder),
-            project.path(settings.encode.folder),
+            project.music(rows),
+            folder,
             vae_model,
-            settings.encode,
+            project.settings.encode,
             progress,
             accelerator.process_index,
             accelerator.num_processes,
@@ -303,7 +324,7 @@ def _compare_with_untrained(project: Project, vae_model: VAEModel) -> None:
     try:
         rows = used(read_ledger(project.ledger))
         frames = 8 * vae_model.vae.reduction
-        folder = project.path(project.settings.dataset.folder)
+        folder = project.music(rows)
         crops = TrackCrops(rows, folder, vae_model.format, frames, 0, cache_bytes=0)
         waveform = crops.examples(0, CHECKED // 2).tensors["waveform"]
     except DataError as error:
@@ -377,9 +398,10 @@ def run_of(
     folder: Path,
     notes: Mapping[str, Any] | None = None,
     precision: str = "",
+    tracks: Mapping[str, str] | None = None,
 ) -> Run:
-    """The run of a training in its folder."""
-    return Run(folder, identity, write(project.settings), notes or {}, precision)
+    """The run of a training in its folder; `tracks` are the games of the tracks, by the hash of their audio."""
+    return Run(folder, identity, write(project.settings), notes or {}, precision, tracks or {})
 
 
 def model_card(title: str, facts: Mapping[str, object], tracks: list[tuple[str, float]]) -> str:

@@ -30,6 +30,7 @@ from dualdiff.training.config import TrainConfig
 from dualdiff.training.distributed import all_or_none, is_true_for_any, of_the_first
 from dualdiff.training.ema.ema import EMA, decay_at, gamma_of
 from dualdiff.training.ema.snapshots import is_due as is_snapshot_due
+from dualdiff.training.ema.snapshots import stored_widths
 from dualdiff.training.memory import is_out_of_memory, largest_fitting, memory_bytes, out_of_memory
 from dualdiff.training.objective import Loss, Objective, Picture, Place, Watcher
 from dualdiff.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
@@ -139,6 +140,8 @@ class Loop:
             batches = load(self.source, self._ranges(), self.config.num_workers)
             while self.step < self.total:
                 self._advance(batches)
+                if self.is_main:
+                    self.run.begin()
                 self._plan()
                 self._events(stop)
         return self.step
@@ -262,7 +265,8 @@ class Loop:
 
         self.progress(step, self.total, self._note())
         if is_snapshot_due(step) and self.is_main:
-            averages = {width: self.ema.tensors(width) for width in config.ema_widths}
+            widths = stored_widths(config.ema_widths, config.export_ema_width)
+            averages = {width: self.ema.tensors(width) for width in widths}
             self.run.save_snapshots(step, averages, config.keep_ema_snapshots)
         if is_due(config.report_every):
             self._report(self._means())

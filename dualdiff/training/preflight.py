@@ -20,6 +20,7 @@ from dualdiff.data.manifest import Row
 from dualdiff.model_store.model import SIGMA_DATA, VAEModel
 from dualdiff.models.vae import VAE
 from dualdiff.training.config import TrainConfig
+from dualdiff.training.ema.snapshots import stored_widths
 from dualdiff.training.loop import Trial
 from dualdiff.training.memory import divisors, free_bytes, memory_bytes, out_of_memory, saved_bytes
 
@@ -178,11 +179,14 @@ def span(seconds: float) -> str:
 
 
 def disk_needed(parameters: int, config: TrainConfig) -> int:
-    """The most bytes that checkpoints, snapshots and the model take, the one being written included (float32)."""
+    """The most bytes that a run and its model take on the disk, with what is being written (float32)."""
     widths = len(config.ema_widths)
     checkpoint = 1 + 2 + widths  # weights, Adam's two moments, averages
-    snapshots = widths * (config.keep_ema_snapshots + 1)
-    return 4 * parameters * (checkpoint * (config.keep_checkpoints + 1) + snapshots + 1)
+    checkpoints = checkpoint * max(config.keep_checkpoints, 2)  # the oldest goes before the next is written
+    stored = len(stored_widths(config.ema_widths, config.export_ema_width))
+    snapshots = stored * (config.keep_ema_snapshots + 1)
+    models = 2  # the exported one, and the one that it replaces, which is kept
+    return 4 * parameters * (checkpoints + snapshots + models)
 
 
 def require_disk(folder: Path, model: nn.Module, config: TrainConfig) -> tuple[int, int]:
@@ -192,7 +196,8 @@ def require_disk(folder: Path, model: nn.Module, config: TrainConfig) -> tuple[i
         DualdiffError: the disk is too small.
     """
     needed = disk_needed(sum(parameter.numel() for parameter in model.parameters()), config)
-    there = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) if folder.exists() else 0
+    stored = [path for place in ("checkpoints", "ema") for path in (folder / place).rglob("*.safetensors")]
+    there = sum(path.stat().st_size for path in stored)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed - there > free:

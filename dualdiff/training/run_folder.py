@@ -1,7 +1,9 @@
 """A run folder on disk: what it trains, its checkpoints, its record.
 
-config.toml                 the settings, resolved
+config.toml                 the settings, resolved: those of the last step that was taken
 state.json                  what the run is (its identity), and the newest checkpoint
+data.json                   the tracks that the last step was drawn from
+run.lock                    the process that trains here, while one does
 metrics.jsonl               one line per report; only what repeats exactly, so no times
 costs.jsonl                 time and memory of steps, which do not repeat
 plan.json                   what was decided when the run began: its precision, its micro-batches, and its hours
@@ -10,15 +12,16 @@ failure.json                where a loss was not finite: its step, its numbers a
 tb/                         all of it for TensorBoard
 checkpoints/<step>/         model, optimizer and weight averages as safetensors, and the loop's own state
 ema/<width>-<step>.safetensors   snapshots of the weight averages
+exports/<hash>/             models that later exports replaced, as whole model folders
 demos/                      audio and pictures made on the way, with the command that makes them again
 """
 
 import json
 import logging
 import math
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -27,8 +30,20 @@ from typing import Any
 from torch import Tensor
 
 from dualdiff.core.config import parse_toml
-from dualdiff.core.errors import DataError, DualdiffError
-from dualdiff.core.files import read_json, write_json_atomically, write_text_atomically
+from dualdiff.core.errors import ConfigError, DataError, DualdiffError
+from dualdiff.core.files import (
+    TEMPORARY,
+    append_text,
+    discard,
+    discard_folders,
+    has_key,
+    new_folder,
+    own_folder,
+    read_json,
+    write_json_atomically,
+    write_text_atomically,
+)
+from dualdiff.core.lock import locked
 from dualdiff.core.tensors import load_tensors, save_tensors
 from dualdiff.training.ema import snapshots
 
@@ -37,7 +52,14 @@ log = logging.getLogger(__name__)
 VERSION = 1
 """The version of the folder's layout; a folder of a newer one is refused."""
 
-RECORD_NAME, COSTS_NAME, PLAN_NAME = "metrics.jsonl", "costs.jsonl", "plan.json"
+RECORD_NAME, COSTS_NAME, PLAN_NAME, DATA_NAME = "metrics.jsonl", "costs.jsonl", "plan.json", "data.json"
+
+KIND = "run"
+"""What the marker of a run folder says."""
+
+_CHECKPOINT = re.compile(r"\d{8,}")
+_UNFINISHED = re.compile(rf"{TEMPORARY.pattern}|\.\d{{8,}}\.tmp")
+_CONTENT = re.compile(r"(model|optimizer|ema)\.safetensors|state\.json")
 
 
 @dataclass(frozen=True)
@@ -59,31 +81,71 @@ class Run:
         settings_toml: str,
         notes: Mapping[str, Any] = MappingProxyType({}),
         precision: str = "",
+        tracks: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`notes` are JSON values by file name, which a run keeps as it was begun with them.
+        """Name the folder and what is trained there.
 
-        `precision` names the type that the run computes in; it is kept in the plan.
+        Args:
+            folder: the run folder; it need not exist.
+            identity: what makes it this run and no other, as JSON values.
+            settings_toml: the settings of this start.
+            notes: JSON values by file name, which a run keeps as it was begun with them.
+            precision: the type that the run computes in; it is kept in the plan.
+            tracks: the game of each track that is trained on, by the SHA-256 of its audio.
         """
         self.folder = folder
         self._notes = notes
         self._precision = precision
         self._identity = dict(identity)
         self._settings_toml = settings_toml
+        self._tracks = {digest[:16]: game for digest, game in tracks.items()}
+        self._has_begun = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other trainings out of the folder while the block runs.
+
+        Raises:
+            DataError: the folder holds something else.
+            DualdiffError: another process trains here.
+        """
+        self._claim()
+        with locked(self.folder / "run.lock", f"{self.folder} is trained"):
+            yield
 
     def open(self) -> None:
-        """Make the folder, or check that it is this run's.
+        """Make the folder, or check that it is this run's. Until the first step nothing in it changes.
 
         Raises:
             DataError: the folder holds something else, another model's run, or a run of a newer version.
         """
+        self._claim()
         state_path = self.folder / "state.json"
         if state_path.exists():
             self._require_same(read_json(state_path))
-        elif self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
+        elif self.checkpoints() or (self.folder / RECORD_NAME).exists():
+            raise DataError(f"{state_path} is missing", "put the file back, or choose another name for the run")
+        else:  # an earlier start decided it, and took no step
+            discard(self.folder, re.compile(re.escape(PLAN_NAME)))
+
+    def _claim(self) -> None:
+        """Make or mark the folder.
+
+        Raises:
+            DataError: it holds something else.
+        """
+        if not own_folder(self.folder, KIND, _is_run):
+            if (self.folder / "state.json").exists():
+                self._require_same(read_json(self.folder / "state.json"))
             raise DataError(
                 f"{self.folder} is not empty and holds no run", "choose another name for the run in dualdiff.toml"
             )
-        else:
+
+    def begin(self) -> None:
+        """Write what the run is, its settings and its tracks, once a step was taken; say what has changed of them."""
+        if self._has_begun:
+            return
+        if not (self.folder / "state.json").exists():
             self._write_state(None)
         for name, value in self._notes.items():
             if not (self.folder / name).exists():
@@ -91,17 +153,41 @@ class Run:
         self._tell_changes()
         if self._precision and self.plan().get("precision") != self._precision:
             self.update_plan({"precision": self._precision})
+        self._tell_other_tracks()
         write_text_atomically(self.folder / "config.toml", self._settings_toml)
+        if self._tracks:
+            write_json_atomically(self.folder / DATA_NAME, {"tracks": self._tracks})
+        self._has_begun = True
 
     def _tell_changes(self) -> None:
-        """Say which settings a run goes on with that it did not begin with: they are no error, but no secret either."""
+        """Say which settings a run resumes with that it did not begin with: they are no error, but no secret either."""
         path = self.folder / "config.toml"
-        if not path.exists():
+        try:
+            texts = path.read_text("utf-8"), self._settings_toml
+            before, now = (_flat(parse_toml(text, str(path))) for text in texts)
+        except (OSError, UnicodeDecodeError, ConfigError):  # there is none, or it was changed by hand
             return
-        before, now = (_flat(parse_toml(text, str(path))) for text in (path.read_text("utf-8"), self._settings_toml))
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
                 log.info("%s goes on with %s = %s, was %s", self.folder, key, now.get(key), before.get(key))
+
+    def _tell_other_tracks(self) -> None:
+        """Say how the tracks differ from those of the last step."""
+        try:
+            found = read_json(self.folder / DATA_NAME)
+        except DataError:  # an older version wrote none
+            return
+        before = found.get("tracks") if isinstance(found, dict) else None
+        if not isinstance(before, dict) or not self._tracks:
+            return
+        counts = {
+            "added": len(self._tracks.keys() - before.keys()),
+            "gone": len(before.keys() - self._tracks.keys()),
+            "of another game": sum(self._tracks.get(digest, game) != game for digest, game in before.items()),
+        }
+        if any(counts.values()):
+            words = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+            log.warning("%s resumes on other music: of %d tracks, %s", self.folder, len(before), words)
 
     def _require_same(self, state: Any) -> None:
         if not isinstance(state, dict) or not isinstance(state.get("identity"), dict):
@@ -126,35 +212,39 @@ class Run:
         )
 
     def save(self, checkpoint: Checkpoint, keep: int) -> None:
-        """Write a checkpoint beside the others, make it the newest, and drop the oldest beyond `keep`.
+        """Write a checkpoint, make it the newest, and drop the oldest so that `keep` stay.
+
+        Where two or more stay, the oldest goes before the new one is written: it takes no more of the disk.
 
         Raises:
             DualdiffError: it could not be written; the previous checkpoint is untouched.
         """
-        parent = self.folder / "checkpoints"
-        target, unfinished = parent / f"{checkpoint.step:08d}", parent / f".{checkpoint.step:08d}.tmp"
+        target = self.folder / "checkpoints" / f"{checkpoint.step:08d}"
         if target.exists():
             return  # the state after a step is the same whenever it is reached: never delete it to write it again
+        self.begin()
+        self._drop_checkpoints(max(keep - 1, 1))
         try:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            for group, tensors in checkpoint.groups.items():
-                save_tensors(unfinished / f"{group}.safetensors", tensors)
-            write_json_atomically(unfinished / "state.json", {"step": checkpoint.step, **checkpoint.state})
-            os.replace(unfinished, target)
+            with new_folder(target) as unfinished:
+                for group, tensors in checkpoint.groups.items():
+                    save_tensors(unfinished / f"{group}.safetensors", tensors)
+                write_json_atomically(unfinished / "state.json", {"step": checkpoint.step, **checkpoint.state})
             self._write_state(checkpoint.step)
         except (OSError, DualdiffError) as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
             raise DualdiffError(
                 f"the checkpoint of step {checkpoint.step} was not saved: {error}",
                 "what was saved before is untouched: free some space and run the same command again",
             ) from error
-        for old in self.checkpoints()[:-keep]:
-            shutil.rmtree(parent / f"{old:08d}", ignore_errors=True)
+        self._drop_checkpoints(keep)
+
+    def _drop_checkpoints(self, keep: int) -> None:
+        kept = {f"{step:08d}" for step in self.checkpoints()[-keep:]}
+        discard_folders(self.folder, _CHECKPOINT, _CONTENT, "checkpoints", keep=kept)
 
     def checkpoints(self) -> list[int]:
         """The steps of the whole checkpoints here, oldest first."""
         parent = self.folder / "checkpoints"
-        return sorted(int(path.name) for path in parent.glob("[0-9]*") if path.name.isdigit())
+        return sorted(int(path.name) for path in parent.glob("[0-9]*") if _CHECKPOINT.fullmatch(path.name))
 
     def load(self, groups: tuple[str, ...]) -> Checkpoint | None:
         """The newest checkpoint, or None where there is none yet.
@@ -193,8 +283,7 @@ class Run:
         """
         path = self.folder / name
         try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+            append_text(path, json.dumps({"step": step, **values}) + "\n")
         except OSError as error:
             saved = (self.checkpoints() or [0])[-1]
             hint = f"step {saved} is saved: free some space and run the same command again"
@@ -202,8 +291,9 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Drop the lines and snapshots after `step`, which will be written again, and files that a kill left half."""
-        for half in (path for place in ("", "ema", "checkpoints") for path in (self.folder / place).glob(".*")):
-            shutil.rmtree(half) if half.is_dir() else half.unlink(missing_ok=True)
+        for place in ("", "ema", "checkpoints"):
+            discard(self.folder, TEMPORARY, place)
+        discard_folders(self.folder, _UNFINISHED, _CONTENT, "checkpoints")
         snapshots.rewind(self.folder, step)
         for name in (RECORD_NAME, COSTS_NAME):
             path = self.folder / name
@@ -230,6 +320,11 @@ class Run:
     def update_plan(self, values: Mapping[str, Any]) -> None:
         """Keep a decision for when the run goes on."""
         write_json_atomically(self.folder / PLAN_NAME, {**self.plan(), **values})
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether an unmarked folder is a run, by its state, or holds nothing but hidden files."""
+    return has_key(folder / "state.json", "dualdiff_run") or all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def read_plan(folder: Path) -> dict[str, Any]:

@@ -103,6 +103,14 @@ def train(job: Job, progress: Progress = silent, hours: float | None = None) -> 
         ConfigError: the batch does not split among the processes.
         Interrupted, DataError, DualdiffError: see `Run.open`, `Loop.fit` and `preflight`.
     """
+    with contextlib.ExitStack() as stack:
+        is_main = job.accelerator.is_main_process
+        all_or_none(job.accelerator, lambda: stack.enter_context(job.run.held()) if is_main else None)
+        return _train(job, progress, hours)
+
+
+def _train(job: Job, progress: Progress, hours: float | None) -> int:
+    """Train in a run folder that no other process trains in; see `train`."""
     accelerator, is_new, began_s = job.accelerator, not job.run.checkpoints(), time.monotonic()
     if is_new:  # before there is a run: what is wrong may be mended, and then it is another
         all_or_none(accelerator, job.check)

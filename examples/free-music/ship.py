@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.core.files import write_text_atomically
-from dualdiff.model_store.components import add_part, read_model_json, read_part
+from dualdiff.model_store.components import Part, add_part, read_model_json, read_part
 from dualdiff.model_store.model import load_model, load_vae, save_unet, save_vae
 
 LARGEST_BYTES = 40_000_000
@@ -56,7 +56,8 @@ def ship(model: Path, music: Path, folder: Path) -> int:
     save_unet(folder, load_vae(folder), whole.unet, halved(weights), description["facts"], card)
     for part in read_model_json(model)["parts"].keys() - {"format", "vae", "unet"}:
         description, tensors = read_part(model, part)
-        add_part(folder, part, description["config"], tensors, list(description["parents"]), description["facts"])
+        added = Part(part, description["config"], tensors, list(description["parents"]), description["facts"])
+        add_part(folder, added)
     write_text_atomically(folder / "NOTICES.txt", text)
     size = sum(path.stat().st_size for path in folder.iterdir())
     if size > LARGEST_BYTES:

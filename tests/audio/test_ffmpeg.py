@@ -12,6 +12,7 @@ from dualdiff.audio import chiptunes
 from dualdiff.audio import ffmpeg as render
 from dualdiff.audio.ffmpeg import Rendering
 from dualdiff.core.errors import DataError
+from dualdiff.core.files import MARKER
 from tests import tunes
 
 needs_ffmpeg = pytest.mark.skipif(not render.has_ffmpeg(), reason="needs ffmpeg")
@@ -73,7 +74,7 @@ def test_every_tune_of_a_file_is_its_own(tmp_path: Path) -> None:
     pitches = [pitch_hz(waveform, rate) for waveform, rate, _ in heard]
     assert pitches[0] > pitches[1] > pitches[2]
     assert {tags["game"] for _, _, tags in heard} == {"The NES Game"}
-    assert len(list((tmp_path / "cache").iterdir())) == 3
+    assert len(list((tmp_path / "cache").glob("*.flac"))) == 3
 
 
 @needs_ffmpeg
@@ -110,9 +111,27 @@ def test_what_is_rendered_once_is_not_rendered_again_unless_it_would_differ(tmp_
     longer = Rendering(cache=tmp_path / "cache", length_s=2.0, fade_s=0.0)
     assert not longer.has(out.name, path)
     assert render.render(path, longer)[0] != out
-    (tmp_path / "cache" / f"{render.TEMPORARY}left.flac").touch()
+    (tmp_path / "cache" / ".left.0123456789abcdef.tmp.flac").touch()
     render.prune(tmp_path / "cache", {out.name})
-    assert [file.name for file in (tmp_path / "cache").iterdir()] == [out.name]
+    assert {file.name for file in (tmp_path / "cache").iterdir()} == {out.name, MARKER}
+
+
+@needs_ffmpeg
+def test_pruning_deletes_only_renderings_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.spc"
+    path.write_bytes(tunes.spc(None))
+    cache = tmp_path / "cache"
+    out, _ = render.render(path, Rendering(cache=cache, length_s=1.0, fade_s=0.0))
+    users = [cache / "song.flac", cache / f"{'0' * 32}.flac", cache / f"my {'0' * 64}.flac", cache / ".notes.tmp"]
+    for file in users:
+        file.touch()
+    render.prune(cache, ())
+    assert all(file.exists() for file in users)
+    assert not out.exists()
+    (cache / MARKER).unlink()
+    (cache / out.name).touch()
+    render.prune(cache, ())
+    assert (cache / out.name).exists(), "without its marker a folder is not the program's"
 
 
 @needs_ffmpeg

@@ -226,11 +226,11 @@ def test_with_ffmpeg_they_are_tracks_like_others(project: Path, monkeypatch: pyt
     assert rows["d.nsf#01"].title == "d 01"
     assert rows["d.nsf#02"].duration_s == pytest.approx(8.5, abs=0.01)
     assert audio.probe(project / "music" / rows["b.spc"].source).duration_s == 7.5
-    assert '"rendered": "rendered/' in (project / "dataset.jsonl").read_text()
+    assert '"rendered": ".dualdiff/audio-cache/' in (project / "dataset.jsonl").read_text()
     assert scan(project, config, processes=1).measured == 1, "the broken one"
     changed = scan(project, replace(config, render_length_s=9.0), processes=1)
     assert changed.measured == 4, "and console music"
-    assert len(list((project / "rendered").iterdir())) == 4
+    assert len(list((project / ".dualdiff" / "audio-cache").glob("*.flac"))) == 4
     Path(changed.rows[0].rendered).unlink()
     with monkeypatch.context() as patch:
         patch.setenv("PATH", "")

@@ -19,6 +19,7 @@ from torch import nn
 
 from dualdiff import audio
 from dualdiff.core.errors import DataError
+from dualdiff.core.files import MARKER
 from dualdiff.core.rng import Stream
 from dualdiff.data import encode as encode_module
 from dualdiff.data.chunks import windows
@@ -124,7 +125,7 @@ def names_in(index: LatentIndex) -> set[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != MARKER}
 
 
 def whole(row: Row, music: Path, vae: TinyVAE, offset: int, variant: Variant = AS_IT_IS) -> torch.Tensor:
@@ -288,7 +289,7 @@ def test_what_left_the_index_is_deleted_if_it_is_ours(
     for name in theirs:
         (folder / name).write_text("the user's")
     kept = again(rows[:2]).index
-    assert {path.name for path in folder.iterdir()} == {"index.json", *theirs, *names_in(kept)}
+    assert {path.name for path in folder.iterdir()} == {"index.json", MARKER, *theirs, *names_in(kept)}
     assert gone not in names_in(kept)
 
 

@@ -108,7 +108,7 @@ def test_links_are_followed_but_never_in_circles(project: Path, tmp_path_factory
     (music / "0 same as B").symlink_to(music / "B")
     (music / "C").symlink_to(elsewhere)
     (music / "C/gone.flac").symlink_to(elsewhere / "nowhere.flac")
-    files, _ = find(music)
+    files, _, _ = find(music)
     assert [file.path for file in files if not file.problem] == [
         "A/1.flac",
         "A/2.wav",
@@ -147,7 +147,7 @@ def deadly(folder: Path, file: Found) -> Facts:
 
 
 def test_processes_find_the_same_facts_and_survive_a_file_that_kills_one(project: Path) -> None:
-    files, _ = find(project / "music")
+    files, _, _ = find(project / "music")
     alone = {own.path: own for own in measure_all(project / "music", files[:2], processes=1)}
     together = {
         own.path: own
@@ -320,11 +320,12 @@ def test_an_interrupted_scan_goes_on_where_it_was(project: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         rescan(project, progress=stop_at_three)
     assert not (project / "dataset.jsonl").exists()
-    with open(project / ".dataset.jsonl.partial", "a") as journal:
+    with open(project / ".dualdiff" / "scan-journal.jsonl", "a") as journal:
         journal.write('{"path": "torn')
     done = rescan(project)
     assert done.measured == 1
-    assert sorted(path.name for path in project.iterdir()) == [".dataset.jsonl.fingerprints", "dataset.jsonl", "music"]
+    assert sorted(path.name for path in project.iterdir()) == [".dualdiff", "dataset.jsonl", "music"]
+    assert not (project / ".dualdiff" / "scan-journal.jsonl").exists()
     assert done.rows == rescan(project, rebuild=True).rows
 
 
@@ -341,9 +342,36 @@ def test_a_scan_killed_while_it_ends_loses_nothing(project: Path, monkeypatch: p
 
 def test_lost_fingerprints_are_measured_again(project: Path) -> None:
     rescan(project)
-    (project / ".dataset.jsonl.fingerprints").write_bytes(b"torn")
+    (project / ".dualdiff" / "fingerprints.safetensors").write_bytes(b"torn")
     assert rescan(project).measured == 4
     assert rescan(project).measured == 0
+    shutil.rmtree(project / ".dualdiff")
+    assert rescan(project).measured == 4
+
+
+def test_fingerprints_where_an_older_version_kept_them_are_used(project: Path) -> None:
+    rescan(project)
+    (project / ".dualdiff" / "fingerprints.safetensors").rename(project / ".dataset.jsonl.fingerprints")
+    assert rescan(project).measured == 0
+
+
+def test_a_manifest_without_the_folder_is_read(project: Path) -> None:
+    rescan(project)
+    path = project / "dataset.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {row.pop("folder") for row in rows} == {""}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert rescan(project).measured == 0
+
+
+def test_a_file_of_the_manifests_name_that_is_none_is_not_overwritten(project: Path) -> None:
+    (project / "dataset.jsonl").write_text('{"text": "of a data set of another kind"}\n')
+    for rebuild in (False, True):
+        with pytest.raises(DataError):
+            rescan(project, rebuild=rebuild)
+    assert "of another kind" in (project / "dataset.jsonl").read_text()
+    (project / "dataset.jsonl").write_text('{"version": 2, "sha256": "", "state": "torn\n')
+    assert rescan(project, rebuild=True).measured == 4
 
 
 def test_music_is_only_read(project: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dualdiff.core.errors import DataError
-from dualdiff.evaluation.game_classifier import fit_mix, load_mix, pooled, save_mix
-from dualdiff.model_store.components import read_model_json
+from dualdiff.evaluation.game_classifier import fit_mix, load_mix, mix_part, pooled
+from dualdiff.model_store.components import add_part, read_model_json
 from dualdiff.model_store.model import load_model
 from tests.corpora import tune, write_latents
 from tests.model_store.test_model import write_model
@@ -91,8 +91,8 @@ def test_it_travels_with_the_model(tmp_path, meter):
     folder = write_model(tmp_path)
     assert load_mix(folder) is None
     before = load_model(folder).unet_hash
-    save_mix(folder, meter)
-    save_mix(folder, meter)  # to export again is to replace it
+    add_part(folder, mix_part(meter))
+    add_part(folder, mix_part(meter))  # to export again is to replace it
     found = load_mix(folder)
     assert found.shares(clip(7, 1)) == meter.shares(clip(7, 1))
     assert json.loads(json.dumps(found.facts)) == found.facts
@@ -102,8 +102,8 @@ def test_it_travels_with_the_model(tmp_path, meter):
 
 def test_a_classifier_of_another_model_or_changed_is_refused(tmp_path, meter):
     one, other = write_model(tmp_path / "1"), write_model(tmp_path / "2", seed=9)
-    save_mix(one, meter)
-    save_mix(other, meter)
+    add_part(one, mix_part(meter))
+    add_part(other, mix_part(meter))
     shutil.copy(one / "mix.json", other)
     with pytest.raises(DataError, match="mix"):
         load_mix(other)

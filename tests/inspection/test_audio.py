@@ -14,12 +14,13 @@ from dualdiff.core.tensors import save_tensors
 from dualdiff.data.config import Variant
 from dualdiff.data.latent_dataset import LatentFile, LatentIndex, LatentTrack
 from dualdiff.data.manifest import Row, write_ledger
-from dualdiff.evaluation.game_classifier import fit_mix, save_mix
+from dualdiff.evaluation.game_classifier import fit_mix, mix_part
 from dualdiff.evaluation.memorization import Copies, Match
 from dualdiff.generation.recipe import sealed
 from dualdiff.inspection.audio import copies_notes
 from dualdiff.inspection.dispatch import Asked, inspect
 from dualdiff.inspection.model import map_of_games
+from dualdiff.model_store.components import add_part
 from dualdiff.model_store.model import load_model, load_vae
 from tests.conftest import melody
 from tests.model_store.test_model import write_model
@@ -67,7 +68,7 @@ def project(tmp_path_factory):
         games=("A", "B"), tracks=tuple(tracks),
     )  # fmt: skip
     index.write()
-    save_mix(model, fit_mix(index))
+    add_part(model, mix_part(fit_mix(index)))
     return root
 
 

@@ -183,8 +183,21 @@ def test_what_is_unknown_is_refused(tmp_path, name):
 
 def test_another_programs_state_is_no_run(tmp_path):
     (tmp_path / "state.json").write_text("{}")
-    with pytest.raises(DataError, match="not of a dualdiff run"):
+    with pytest.raises(DataError, match="holds nothing that dualdiff knows"):
         inspect(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["index.json", "state.json", "model.json"])
+def test_a_project_counts_no_files_of_other_programs(project, name):
+    for place in ("docs", "runs/other", "models/other"):
+        (project / place).mkdir(parents=True)
+        (project / place / name).write_text('{"pages": []}')
+    (project / name).write_text('{"pages": []}')
+    found = inspect(project)
+    assert found.kind == "project"
+    assert found.facts["stages done"] == 0
+    with pytest.raises(DataError, match="holds nothing that dualdiff knows"):
+        inspect(project / "docs")
 
 
 def test_parameters_are_counted_without_reading_them(tmp_path):

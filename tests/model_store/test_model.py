@@ -1,21 +1,25 @@
 """Model folders: what is written comes back; what does not belong together is refused by name."""
 
 import json
+import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from dualdiff.core.errors import DataError
+from dualdiff.core.files import MARKER
 from dualdiff.core.tensors import tensors_of
 from dualdiff.formats.base import FORMATS
 from dualdiff.formats.config import MelConfig
-from dualdiff.model_store.components import read_model_json, read_part
+from dualdiff.model_store.components import EXPORTS, Part, model_with, read_model_json, read_part
 from dualdiff.model_store.model import LatentSpace, format_hash, load_format, load_model, load_vae, save_unet, save_vae
 from dualdiff.models.config import UNetConfig, VAEConfig
 from dualdiff.models.unet import UNet
 from dualdiff.models.vae import VAE
+from tests.kills import CHANGES, killed_after
 
 FACTS = {
     "games": ["A", "B"],
@@ -63,7 +67,7 @@ def test_a_model_comes_back_with_its_weights_games_and_hashes(model_folder: Path
     inputs = torch.randn(1, 4, 32, 16), torch.zeros(1), torch.eye(2)[:1]
     assert torch.equal(model.unet(*inputs), again.unet(*inputs))
     names = "model.json format.json vae.json vae.safetensors unet.json unet.safetensors labels.json README.md"
-    assert {path.name for path in model_folder.iterdir()} == set(names.split())
+    assert {path.name for path in model_folder.iterdir()} == {*names.split(), MARKER}
 
 
 def test_normalising_latents_is_undone_exactly(model_folder: Path) -> None:
@@ -177,3 +181,63 @@ def test_how_a_format_decodes_is_not_part_of_its_name(copy: Path) -> None:
     table = json.loads((copy / "format.json").read_text())
     (copy / "format.json").write_text(json.dumps({**table, "phase": "fgla"}))
     assert load_format(copy).config.phase == "fgla", "a model may be told to decode in another way"
+
+
+def test_an_export_killed_at_every_change_leaves_the_old_or_the_new_model(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # a kill is no power cut
+    vae_model, (description, weights) = load_vae(model_folder), read_part(model_folder, "unet")
+    unet = load_model(model_folder).unet
+    folder, keep = tmp_path / "models" / "again", tmp_path / "runs" / "again" / EXPORTS
+
+    def export(scale: float) -> None:
+        scaled = {name: tensor * scale for name, tensor in weights.items()}
+        mix = Part("mix", {"name": "lda"}, {"weights": torch.full((3,), scale)}, ("format", "vae"), {})
+        save_unet(folder, vae_model, unet, scaled, description["facts"], "card", extra=[mix], keep_in=keep)
+
+    export(1.0)
+    old = read_model_json(folder)["parts"]
+    (folder / "NOTICES.txt").write_text("mine")
+    seen, was_killed, number = [], True, 0
+    while was_killed:
+        number += 1
+        was_killed = killed_after(number, partial(export, 2.0), CHANGES)
+        found = read_model_json(folder)["parts"]
+        assert {part: read_part(folder, part)[0] is not None for part in ("vae", "unet", "mix")}
+        seen.append(found["unet"] == old["unet"])
+        assert (folder / "NOTICES.txt").read_text() == "mine"
+        if not seen[-1]:
+            kept = model_with(tmp_path, "unet", old["unet"])
+            export(1.0)  # what a kill left is put away by the next export
+            assert kept is not None or was_killed
+    assert set(seen) == {True, False}
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["again"]
+    load_model(folder)
+
+
+def test_the_model_before_is_kept_whole_and_shares_the_vae_with_its_own_folder(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    vae_model, (description, weights) = load_vae(model_folder), read_part(model_folder, "unet")
+    unet = load_model(model_folder).unet
+    folder, keep = tmp_path / "models" / "again", tmp_path / "runs" / "again" / EXPORTS
+    digests = []
+    for scale in (1.0, 1.0, 2.0):
+        scaled = {name: tensor * scale for name, tensor in weights.items()}
+        save_unet(folder, vae_model, unet, scaled, description["facts"], "card", keep_in=keep)
+        digests.append(read_model_json(folder)["parts"]["unet"])
+    digest = digests[0]
+    assert [path.name for path in keep.iterdir()] == [digest[:12]], "the same model again replaces itself"
+    kept = model_with(tmp_path, "unet", f"{digest}+ema0.1@5")
+    assert kept == keep / digest[:12]
+    assert load_model(kept).unet_hash == digest
+    assert (folder / "vae.safetensors").samefile(kept / "vae.safetensors"), "it takes no space twice"
+
+
+def test_a_model_is_not_written_over_files_of_others(model_folder: Path, tmp_path: Path) -> None:
+    vae_model, (description, weights) = load_vae(model_folder), read_part(model_folder, "unet")
+    (tmp_path / "model.json").write_text('{"of": "another program"}')
+    with pytest.raises(DataError, match="holds files, and no model of dualdiff"):
+        save_unet(tmp_path, vae_model, load_model(model_folder).unet, weights, description["facts"], "card")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]

@@ -309,9 +309,14 @@ def test_a_save_that_fails_keeps_the_previous_checkpoint(tmp_path: Path, monkeyp
 
 
 def test_a_run_says_which_settings_have_changed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Run(tmp_path / "run", IDENTITY, "[unet.train]\nsteps = 5\nseed = 1\n").open()
+    started = Run(tmp_path / "run", IDENTITY, "[unet.train]\nsteps = 5\nseed = 1\n")
+    started.open()
+    started.begin()
+    resumed = Run(tmp_path / "run", IDENTITY, "[unet.train]\nsteps = 9\nseed = 1\n")
     with caplog.at_level(logging.INFO):
-        Run(tmp_path / "run", IDENTITY, "[unet.train]\nsteps = 9\nseed = 1\n").open()
+        resumed.open()
+        assert not caplog.records, "no step was taken with them"
+        resumed.begin()
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path / 'run'} goes on with unet.train.steps = 9, was 5"
     ]
@@ -341,7 +346,10 @@ def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_was_killed_before_its_first_file_is_a_fresh_run(tmp_path: Path) -> None:
     (tmp_path / ".state.json.x1y2").write_text("{")
-    Run(tmp_path, IDENTITY, "").open()
+    opened = Run(tmp_path, IDENTITY, "")
+    opened.open()
+    assert not (tmp_path / "state.json").exists(), "it is a run from its first step on"
+    opened.begin()
     assert (tmp_path / "state.json").exists()
 
 

@@ -1,11 +1,8 @@
 """Exact resumption, the hard way: real trainings killed with SIGKILL at random moments, and full disks."""
 
-import os
 import random
 import resource
 import shutil
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,50 +18,11 @@ from dualdiff.training.resume_check import Unheard
 from dualdiff.training.run_folder import Run
 from dualdiff.training.session import with_micro_batch
 from tests.conftest import TINY
+from tests.kills import calls_of, killed_after
 from tests.training.test_loop import IDENTITY, Toy, fit, state_of
 
 KILLS = 5
 """For each of two trainings with 0 and 2 workers: 20 in all."""
-
-
-def killed_after(calls: int, work: Callable[[], None]) -> bool:
-    """Do the work in a child process that kills itself (SIGKILL) after so many calls of functions; was it killed?"""
-    child = os.fork()
-    if child == 0:
-        left, own = calls, os.getpid()
-
-        def count(*_: object) -> None:
-            nonlocal left
-            left -= 1
-            if left <= 0 and os.getpid() == own:  # workers that load data inherit this
-                os.kill(own, signal.SIGKILL)
-
-        sys.setprofile(count)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-def calls_of(work: Callable[[Callable[[], None]], None]) -> tuple[int, int]:
-    """How many calls of functions the work takes until it says that it begins in earnest, and in all."""
-    count, before = 0, 0
-
-    def one_more(*_: object) -> None:
-        nonlocal count
-        count += 1
-
-    def begins() -> None:
-        nonlocal before
-        before = count
-
-    sys.setprofile(one_more)
-    try:
-        work(begins)
-    finally:
-        sys.setprofile(None)
-    return before, count
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -104,10 +62,11 @@ def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(
 def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
     fit(tmp_path / "run", steps=8)
     before = sorted(path.name for path in (tmp_path / "run").rglob("*"))
-    (tmp_path / "run" / "ema" / ".0.100-00000009.safetensors.x1y2").write_bytes(b"half")
+    (tmp_path / "run" / "ema" / ".0.100-00000009.0123456789abcdef.tmp.safetensors").write_bytes(b"half")
     (tmp_path / "run" / "checkpoints" / ".00000009.tmp").mkdir()
     (tmp_path / "run" / "checkpoints" / ".00000009.tmp" / "model.safetensors").write_bytes(b"half")
-    (tmp_path / "run" / ".metrics.jsonl.x1y2").write_text("{")
+    (tmp_path / "run" / "checkpoints" / ".00000009.0123456789abcdef.tmp").mkdir()
+    (tmp_path / "run" / ".metrics.0123456789abcdef.tmp.jsonl").write_text("{")
     fit(tmp_path / "run", steps=8)
     assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == before
 

@@ -191,6 +191,7 @@ def test_the_schedule_of_the_first_start_stays_when_the_training_goes_on(
 def test_a_plan_that_cannot_be_read_is_named_and_may_go(tmp_path: Path, text: str) -> None:
     opened = Run(tmp_path / "run", IDENTITY, "")
     opened.open()
+    opened.begin()
     (tmp_path / "run" / "plan.json").write_text(text)
     with pytest.raises(DataError, match=r"plan\.json (cannot be read|does not describe a plan)") as raised:
         train(job(tmp_path / "run"), hours=0.5 / 3600)

@@ -1,12 +1,15 @@
 """Snapshots of the weight averages, and any average rebuilt from them afterwards.
 
-Averages of power functions look alike at every scale of time, so the snapshots lie at a fixed ratio of each other, and
-the newest few are enough: with the default widths four of them, at a ratio of 0.6, rebuild each width from 0.015 to
-0.25 at the newest checkpoint to better than 1e-3 of the size of a random walk (measured in tests/test_snapshots.py).
+Averages of power functions look alike at every scale of time, so the snapshots lie at a fixed ratio of each other: the
+older, the fewer. The newest checkpoint holds all averages of its step; of earlier steps the widest two are enough, four
+snapshots at a ratio of 0.6: they rebuild each width from 0.015 to 0.25 at the newest checkpoint to better than 1e-3 of
+the size of a random walk (measured in tests/training/test_snapshots.py). A snapshot also holds the exported average, so
+that the model of its step can be used as it was.
 That is why six widths are tracked and not two, as in the paper: with four it takes 16 snapshots of each, at a ratio of
 0.9, with three 32, and with two more than 64, which lie on the disk; an average takes 4 bytes a parameter in memory.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from dualdiff.core.errors import DataError
+from dualdiff.core.files import discard
 from dualdiff.core.tensors import load_tensors, save_tensors
 from dualdiff.training.ema.ema import gamma_of, post_hoc
 
@@ -23,6 +27,9 @@ RATIO = 0.6
 
 FIRST = 8
 """The first step with a snapshot: what comes before is soon a negligible part of any average."""
+
+_NAME = re.compile(r"\d\.\d{3}-\d{8,}\.safetensors")
+"""Of a snapshot: its width and its step."""
 
 NARROWEST, WIDEST = 0.015, 0.25
 """The widths that can be rebuilt."""
@@ -36,19 +43,22 @@ def is_due(step: int) -> bool:
     return any(step == round(RATIO**-near) for near in (power - 1, power, power + 1))
 
 
+def stored_widths(widths: Sequence[float], exported: float) -> tuple[float, ...]:
+    """The widths of a snapshot, of all that are tracked: the widest two, and the exported one."""
+    return tuple(width for width in widths if width == exported or width in sorted(widths)[-2:])
+
+
 def save(folder: Path, step: int, averages: Mapping[float, Mapping[str, Tensor]], keep: int) -> None:
-    """Write the averages of one step into `ema/` of a run, one file a width; the newest `keep` of each stay."""
+    """Write the averages of one step into `ema/` of a run, one file a width; those of the newest `keep` steps stay."""
     for width, tensors in averages.items():
         save_tensors(_path(folder, step, width), tensors)
-        for old in [path for _, path in _of_width(folder, f"{width:.3f}")][:-keep]:
-            old.unlink(missing_ok=True)
+    steps = sorted({at for at, _, _ in _snapshots(folder)})[-keep:]
+    discard(folder, _NAME, "ema", keep=[path.name for at, _, path in _snapshots(folder) if at in steps])
 
 
 def rewind(folder: Path, step: int) -> None:
     """Drop snapshots of later steps than `step`: they will be written again, the same."""
-    for path in (folder / "ema").glob("*.safetensors"):
-        if _step_and_width(path)[0] > step:
-            path.unlink(missing_ok=True)
+    discard(folder, _NAME, "ema", keep=[path.name for at, _, path in _snapshots(folder) if at <= step])
 
 
 @dataclass(frozen=True)
@@ -125,23 +135,16 @@ def _path(folder: Path, step: int, width: float) -> Path:
     return folder / "ema" / f"{width:.3f}-{step:08d}.safetensors"
 
 
-def _step_and_width(path: Path) -> tuple[int, float]:
-    width, _, step = path.stem.partition("-")
-    try:
-        return int(step), float(width)
-    except ValueError as error:
-        raise DataError(f"{path} is no snapshot of a weight average", "take it out of the folder") from error
-
-
-def _of_width(folder: Path, label: str) -> list[tuple[int, Path]]:
-    return sorted((_step_and_width(path)[0], path) for path in (folder / "ema").glob(f"{label}-*.safetensors"))
+def _snapshots(folder: Path) -> list[tuple[int, float, Path]]:
+    """The snapshots of a run as (step, width, file), oldest first; files of other names are none of them."""
+    paths = [path for path in (folder / "ema").glob("*.safetensors") if _NAME.fullmatch(path.name)]
+    return sorted((int(path.stem[6:]), float(path.stem[:5]), path) for path in paths)
 
 
 def _stored(folder: Path) -> Iterator[tuple[int, float, Path]]:
     """Each stored average as (step, width, file): the snapshots, and those of the newest checkpoint."""
     seen = set()
-    for path in sorted((folder / "ema").glob("*.safetensors")):
-        step, width = _step_and_width(path)
+    for step, width, path in _snapshots(folder):
         seen.add((step, width))
         yield step, width, path
     steps = sorted(int(path.name) for path in (folder / "checkpoints").glob("[0-9]*") if path.name.isdigit())
