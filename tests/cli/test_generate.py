@@ -10,11 +10,13 @@ import torch
 
 from dualdiff import audio
 from dualdiff.core.device import has_fast_bfloat16, select_device
-from dualdiff.core.files import sha256_of
+from dualdiff.core.files import kind_of, sha256_of
 from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.generation.recipe import read_recipe, sealed
 from dualdiff.generation.request import hash_of_samples
+from dualdiff.model_store.components import EXPORTS, read_part
+from dualdiff.model_store.model import load_model, save_unet
 from tests.model_store.test_model import write_model
 
 
@@ -353,3 +355,26 @@ def test_the_library_does_what_the_command_does(generate, model):
     clip = Pipeline.load(model).generate(games={"A": 0.7, "B": 0.3}, length_s=0.6, seed=1, config=quick)
     assert clip.recipe == recipe
     assert recipe["waveform"] == hash_of_samples(clip.waveform)
+
+
+def test_a_clip_renders_again_after_its_model_was_replaced(run_cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dualdiff.toml").write_text("[generate]\nsteps = 2\n")
+    model = write_model(tmp_path / "models")
+    clip = Path(run_cli("generate", "--game", "A", "--seed", 1, "--length", 0.6).stdout.strip())
+    assert kind_of(clip.parent) == "clips", "no scan takes the folder for music"
+    description, weights = read_part(model, "unet")
+    longer = {name: tensor * 1.5 for name, tensor in weights.items()}
+    keep = tmp_path / "runs" / "unet" / EXPORTS
+    whole = load_model(model)
+    save_unet(model, whole.vae_model, whole.unet, longer, description["facts"], "card", keep_in=keep)
+    (kept,) = keep.iterdir()
+    again = run_cli("generate", "--from", clip)
+    assert again.code == 0, again.stderr
+    assert "was made with an earlier model, which is kept: --model" in again.stderr
+    assert same(clip, again.stdout.strip())
+    refused = run_cli("generate", "--from", clip, "--model", model, "--name", "other")
+    assert refused.code == 3
+    assert f'it is kept in {kept}: --model "{kept}"' in refused.stderr.replace("\n", " ")
+    named = run_cli("generate", "--from", clip, "--model", kept, "--name", "other")
+    assert same(clip, named.stdout.strip())
