@@ -6,11 +6,12 @@ file, line, key, the allowed values and the closest name; `write` turns it back 
 """
 
 import dataclasses
+import logging
 import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,8 +19,15 @@ import tomli
 
 from dualdiff.core.errors import ConfigError, did_you_mean
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Table = dict[str, Any]
+
+ABLATION = "ablation"
+"""The last section of a settings file: choices of the design, as dotted keys of the sections they belong to."""
+LONGEST_ALIGNED = 60
+"""Letters of a line `key = value` up to which the meanings of a section stand below each other."""
 
 
 def setting(
@@ -30,11 +38,15 @@ def setting(
     maximum: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    ablation: bool = False,
 ) -> Any:
-    """A field of a config: its default, one line of meaning, and the range of a number (or of a list's numbers)."""
+    """A field of a config: its default, one line of meaning, and the range of a number (or of a list's numbers).
+
+    An `ablation` is a choice of the design that experiments change: `write` puts it into the last section of the file.
+    """
     limits = {"at least": minimum, "above": above, "at most": maximum, "below": below}
-    metadata = {"meaning": meaning, "limits": {word: bound for word, bound in limits.items() if bound is not None}}
-    return dataclasses.field(default=default, metadata=metadata)
+    given = {word: bound for word, bound in limits.items() if bound is not None}
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "limits": given, "ablation": ablation})
 
 
 def section(
@@ -69,7 +81,7 @@ class Source:
         given = [override for override in self.overrides if override == key or override.startswith(f"{key}.")]
         if key in self.overrides or (given and not line_of(self.text, given[-1])):
             return f"--set {given[-1]}"
-        line = line_of(self.text, key)
+        line = line_of(self.text, key) or line_of(self.text, f"{ABLATION}.{key}")
         return f"{self.file}, line {line}" if line else self.file
 
 
@@ -109,7 +121,7 @@ def parse_override(override: str) -> tuple[str, Any]:
         ConfigError: there is no `=`, or no dotted key before it.
     """
     key, equals, value = override.partition("=")
-    key = key.strip()
+    key = key.strip().removeprefix(f"{ABLATION}.")
     if not equals or "." not in key or not all(key.split(".")):
         raise ConfigError(
             f"--set {override}: not of the form section.key=value", "for example --set vae.train.steps=24"
@@ -129,15 +141,21 @@ def merge(base: Table, over: Table) -> Table:
     return merged
 
 
-def read(cls: type[T], text: str, file: str, overrides: Sequence[str] = ()) -> tuple[T, Source]:
+def read(
+    cls: type[T], text: str, file: str, overrides: Sequence[str] = (), removed: Sequence[str] = ()
+) -> tuple[T, Source]:
     """Read a settings file: the TOML `text` with `overrides` on top, strictly, into the dataclass `cls`.
 
-    Returns the settings and their source, which names the line of any key in later messages.
+    Sections and dotted keys in `removed`, of earlier versions, are ignored with a warning. Returns the settings and
+    their source, which names the line of any key in later messages.
 
     Raises:
         ConfigError: unknown section or key, wrong type, value out of range, not TOML.
     """
-    table = parse_toml(text, file)
+    table = _with_ablations(cls, parse_toml(text, file), Source(file, text))
+    for key in removed:
+        if _remove(table, key.split(".")):
+            _log.warning("%s: %s is no longer a setting: ignored", Source(file, text).where(key), key)
     pairs = [parse_override(override) for override in overrides]
     for key, value in pairs:
         nested: Any = value
@@ -146,6 +164,44 @@ def read(cls: type[T], text: str, file: str, overrides: Sequence[str] = ()) -> t
         table = merge(_without_another_choice(cls, table, key, value), nested)
     source = Source(file, text, tuple(key for key, _ in pairs))
     return _build_sections(cls, table, source), source
+
+
+def _with_ablations(cls: type[Any], table: Table, source: Source) -> Table:
+    """The table with the keys of its section `ABLATION` in the sections that they belong to."""
+    ablations = table.pop(ABLATION, {})
+    known = {key for key, owner in _settings_of(cls) if owner.metadata["ablation"]}
+    found = list(_leaves(ablations)) if isinstance(ablations, dict) else [ABLATION]
+    there = set(_leaves(table))
+    for key in found:
+        if key not in known:
+            hint = did_you_mean(key, known) or "the others stand in sections of their own"
+            raise ConfigError(f'{source.where(key)}: [{ABLATION}] has no setting "{key}"', hint)
+        if key in there:
+            raise ConfigError(f"{source.where(key)}: {key} is set twice, there and in [{ABLATION}]", "remove one")
+    return merge(table, ablations)
+
+
+def _settings_of(cls: type[Any]) -> "Iterator[tuple[str, dataclasses.Field[Any]]]":
+    """Every dotted key that a settings file may hold, with its field."""
+    for section_field in dataclasses.fields(cls):
+        owner = section_field.metadata["owner"]
+        for config in [owner] if isinstance(owner, type) else owner.values():
+            for field in dataclasses.fields(config):
+                yield f"{section_field.metadata['section']}.{field.name}", field
+
+
+def _leaves(table: Table, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of the values in a table of tables."""
+    for key, value in table.items():
+        yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+
+
+def _remove(table: Table, parts: Sequence[str]) -> bool:
+    """Remove a key from a table of tables; whether it was there."""
+    found: Any = table
+    for part in parts[:-1]:
+        found = found.get(part) if isinstance(found, dict) else None
+    return isinstance(found, dict) and found.pop(parts[-1], None) is not None
 
 
 def _without_another_choice(cls: type[Any], table: Table, key: str, value: Any) -> Table:
@@ -295,24 +351,44 @@ def plain(config: Any) -> Table:
 
 
 def write(settings: Any, heading: str = "") -> str:
-    """A settings dataclass as TOML: every section and key, each with its line of meaning, then any limits."""
+    """A settings dataclass as TOML: every section and key, each with its line of meaning; ablations come last."""
     lines = [f"# {line}".rstrip() for line in heading.splitlines()]
+    ablations = []
     for field in dataclasses.fields(settings):
-        lines += ["", f"[{field.metadata['section']}]  # {field.metadata['meaning']}"]
-        lines += _written(getattr(settings, field.name))
+        name, config = field.metadata["section"], getattr(settings, field.name)
+        has_choice = not isinstance(field.metadata["owner"], type)
+        entries = [(key, text, own) for key, text, own in _entries(config) if has_choice or not _is_fixed(config, key)]
+        ablations += [(f"{name}.{text}", meaning) for key, text, meaning in entries if _is_ablation(config, key)]
+        own = [(text, meaning) for key, text, meaning in entries if not _is_ablation(config, key)]
+        lines += ["", f"[{name}]  # {field.metadata['meaning']}", *_aligned(own)] if own else []
+    if ablations:
+        lines += ["", f"[{ABLATION}]  # choices of the design, for experiments", *_aligned(ablations)]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def _written(config: Any) -> list[str]:
+def _entries(config: Any) -> Iterator[tuple[str, str, str]]:
+    """Each setting of a config: its key, the line `key = value`, and its meaning with what it may be."""
     hints = typing.get_type_hints(type(config))
-    entries = []
     for field in dataclasses.fields(config):
-        text = f"{field.name} = {_toml(getattr(config, field.name))}"
         allowed = hints[field.name]
         choices = f" ({' | '.join(map(str, typing.get_args(allowed)))})" if _is_choice(allowed) else ""
-        entries.append((text, field.metadata["meaning"] + choices))
-    width = max((len(text) for text, _ in entries), default=0)
+        text = f"{field.name} = {_toml(getattr(config, field.name))}"
+        yield field.name, text, field.metadata["meaning"] + choices
+
+
+def _aligned(entries: Sequence[tuple[str, str]]) -> list[str]:
+    width = max((len(text) for text, _ in entries if len(text) <= LONGEST_ALIGNED), default=0)
     return [f"{text:<{width}}  # {meaning}" for text, meaning in entries]
+
+
+def _is_ablation(config: Any, key: str) -> bool:
+    return any(field.name == key and field.metadata["ablation"] for field in dataclasses.fields(config))
+
+
+def _is_fixed(config: Any, key: str) -> bool:
+    """Whether a setting has one legal value, as the name of the only architecture: files need not hold it."""
+    kind = typing.get_type_hints(type(config))[key]
+    return typing.get_origin(kind) is typing.Literal and len(typing.get_args(kind)) == 1
 
 
 def _is_choice(kind: Any) -> bool:

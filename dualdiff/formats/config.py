@@ -18,18 +18,20 @@ class AbstractMelConfig(ABC):  # noqa: B024 (its subclasses are final)
     sample_rate: int = setting(32000, "audio samples per second, Hz", minimum=8000, maximum=192000)
     n_fft: int = setting(6400, "length of the Fourier transform and its window, samples", minimum=256)
     hop_length: int = setting(256, "samples between frames", minimum=16)
-    window_power: int = setting(32, "the window is a periodic Hann to this power", minimum=1)
+    window_power: int = setting(32, "the window is a periodic Hann to this power", minimum=1, ablation=True)
     n_mels: int = setting(256, "mel bands per channel", minimum=16)
     f_min: float = setting(20.0, "lowest frequency, Hz", minimum=0)
     f_max: float = setting(16000.0, "highest frequency, Hz", above=0)
-    magnitude_power: float = setting(0.25, "magnitudes are stored to this power", above=0, maximum=1)
+    magnitude_power: float = setting(0.25, "magnitudes are stored to this power", above=0, maximum=1, ablation=True)
     loudness_lufs: float = setting(
         -20.0, "tracks are brought to this loudness on reading, LUFS", minimum=-60, maximum=0
     )
-    mean: float = setting(1.3135, "mean of the powered magnitudes over music at that loudness")
-    scale: float = setting(0.4933, "their standard deviation", above=0)
+    mean: float = setting(1.3135, "mean of the powered magnitudes over music at that loudness", ablation=True)
+    scale: float = setting(0.4933, "their standard deviation", above=0, ablation=True)
     phase: str = setting("pghi", "how the phase is found on the way back: fast, or the reference")
-    phase_iterations: int = setting(-1, "iterations on the way back; -1 is as the quality wants it", minimum=-1)
+    phase_iterations: int = setting(
+        -1, "iterations on the way back; -1 is as the quality wants it", minimum=-1, ablation=True
+    )
 
     def __post_init__(self) -> None:
         if self.n_fft % 2:
@@ -71,11 +73,11 @@ class MultiMelConfig(AbstractMelConfig):
     """The constants of the multimel format; a model carries them along."""
 
     name: Literal["multimel"] = setting("multimel", "the format: a longer window for the bass")
-    mean: float = setting(1.3215, "mean of the powered magnitudes over music at that loudness")
-    scale: float = setting(0.506, "their standard deviation", above=0)
+    mean: float = setting(1.3215, "mean of the powered magnitudes over music at that loudness", ablation=True)
+    scale: float = setting(0.506, "their standard deviation", above=0, ablation=True)
     phase: Literal["pghi", "fgla"] = setting("pghi", "how the phase is found on the way back: fast, or the reference")
-    bass_n_fft: int = setting(9600, "the same for the bass, samples", minimum=256)
-    bass_hz: float = setting(600.0, "bands centred below see the window for the bass, Hz", above=0)
+    bass_n_fft: int = setting(9600, "the same for the bass, samples", minimum=256, ablation=True)
+    bass_hz: float = setting(600.0, "bands centred below see the window for the bass, Hz", above=0, ablation=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

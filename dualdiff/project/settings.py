@@ -18,6 +18,8 @@ from dualdiff.models.config import UNetConfig, VAEConfig
 from dualdiff.training.config import TrainConfig, UNetObjectiveConfig, VAEObjectiveConfig
 
 FILE_NAME = "dualdiff.toml"
+REMOVED = ("phase", "format.phase_model")
+"""Sections and settings of earlier versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +197,7 @@ def open_project(root: Path, overrides: Sequence[str] = ()) -> Project:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", "it must be a UTF-8 text file") from error
-    settings, source = config.read(Settings, text, FILE_NAME if root == Path() else str(path), overrides)
+    settings, source = config.read(Settings, text, FILE_NAME if root == Path() else str(path), overrides, REMOVED)
     return Project(root, settings, source)
 
 

@@ -25,7 +25,7 @@ class TrainConfig:
         "inverse-sqrt", "how the learning rate falls: as 1/sqrt(step), or in a straight line to 0 at the last step"
     )
     decay_after_steps: int = setting(2000, "from here the learning rate falls; 0 for never", minimum=0)
-    max_grad_norm: float = setting(10.0, "gradients longer than this are shortened to it", above=0)
+    max_grad_norm: float = setting(10.0, "gradients longer than this are shortened to it", above=0, ablation=True)
     ema_widths: tuple[float, ...] = setting(
         (0.015, 0.025, 0.045, 0.1, 0.16, 0.25),
         "relative widths of the weight averages, each of them 4 bytes a parameter in memory",
@@ -70,5 +70,6 @@ class VAEObjectiveConfig:
     reconstruction: Literal["spectral", "spectral_1d", "point"] = setting(
         "spectral",
         "what is compared: spectra of samples, of waveforms (by formats with a phase), or points",
+        ablation=True,
     )
     kl_weight: float = setting(0.1, "weight of keeping the latents' mean at 0 and their variance at 1", minimum=0)

@@ -101,3 +101,45 @@ def test_the_place_of_an_error_is_where_its_value_came_from(tmp_path: Path, monk
         open_project(Path(), ["vae.train.run=a/b"])
     with pytest.raises(ConfigError, match=r"ema_widths = \[0.1, \"a\"\] has an item that is not a number"):
         open_project(Path(), ['vae.train.ema_widths=[0.1, "a"]'])
+
+
+def project_with(folder, text):
+    (folder / "dualdiff.toml").write_text(text)
+    return folder
+
+
+def test_ablations_stand_in_a_section_of_their_own_or_in_that_of_their_subject(tmp_path):
+    text = example_toml()
+    assert text.index("[ablation]") > text.index("[generate]")
+    assert "axes" not in text[: text.index("[ablation]")]
+    for own in ('[ablation]\nunet.axes = "time"\n', '[unet]\naxes = "time"\n'):
+        project = open_project(project_with(tmp_path, own))
+        assert project.settings.unet.axes == "time"
+        assert project.source.where("unet.axes") == f"{tmp_path / 'dualdiff.toml'}, line 2"
+        overrides = ['ablation.unet.axes="plane"', 'unet.axes="plane"']
+        assert [open_project(tmp_path, [one]).settings.unet.axes for one in overrides] == ["plane", "plane"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[ablation]\nunet.axes = "space"\n', "line 2: unet.axes = "),
+        ("[ablation]\nunet.blocks = 3\n", r'line 2: \[ablation\] has no setting "unet.blocks"'),
+        ('[unet]\naxes = "time"\n[ablation]\nunet.axes = "time"\n', "is set twice"),
+        ("ablation = 3\n", r"line 1: \[ablation\] has no setting"),
+    ],
+)
+def test_wrong_ablations_are_refused(tmp_path, text, problem):
+    with pytest.raises(ConfigError, match=problem):
+        open_project(project_with(tmp_path, text))
+
+
+def test_settings_of_earlier_versions_are_ignored_with_a_warning(tmp_path, caplog):
+    text = (
+        '[format]\nname = "mel"\nphase_model = "x"\n[phase]\nblocks = 3\n[phase.train]\nsteps = 5\n[unet]\nblocks = 2\n'
+    )
+    assert open_project(project_with(tmp_path, text)).settings.unet.blocks == 2
+    assert [record.getMessage().rpartition(", ")[2] for record in caplog.records] == [
+        "line 4: phase is no longer a setting: ignored",
+        "line 3: format.phase_model is no longer a setting: ignored",
+    ]
