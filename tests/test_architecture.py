@@ -31,8 +31,6 @@ LEVELS = {
     "cli": 8,
     "__main__": 9,
 }
-# Imports that point up, to be removed.
-EXCEPTIONS = {("inspection/audio.py", "pages")}
 
 # Who alone may import a library, or a name of one.
 ONLY = {
@@ -101,7 +99,7 @@ def unit_of(module: str) -> str:
 
 def may_import(name: str, imported: str) -> bool:
     importer = unit_of(module_of(name))
-    if imported in ("dualdiff", importer) or (name, imported) in EXCEPTIONS:  # the version, and one's own package
+    if imported in ("dualdiff", importer):  # the version, and one's own package
         return True
     return LEVELS[imported] < LEVELS[importer]
 

@@ -49,7 +49,6 @@ def inspect(
     """Say what a path is and what is known of it."""
     from dualdiff.core.files import refuse_existing
     from dualdiff.inspection import dispatch
-    from dualdiff.pages import page
 
     asked = dispatch.Asked(project=project, model=model, row=row, copies=copies, part=part)
     if html:
@@ -57,7 +56,9 @@ def inspect(
     with console.progress("inspect") as progress:
         found = _average(path, ema) if ema is not None else dispatch.inspect(path, asked, progress)
     if html:
-        page.write_report(html, found, force)
+        from dualdiff.pages.report import write_report
+
+        write_report(html, found, force)
     if as_json:
         tables = {
             sheet.title: [dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows] for sheet in found.sheets

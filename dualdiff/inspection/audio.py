@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,20 +11,13 @@ from typing import Any
 from dualdiff import audio
 from dualdiff.core.errors import DataError, UsageError
 from dualdiff.core.progress import Progress, silent
-from dualdiff.core.types import Waveform
 from dualdiff.data.manifest import Row
 from dualdiff.evaluation.memorization import FEW_TRACKS, LARGEST_RATE, STATED_RATE, Copies
-from dualdiff.evaluation.spectrogram_image import Row as PictureRow
-from dualdiff.evaluation.spectrogram_image import png, spectrogram_picture
 from dualdiff.generation.config import SPAN_HINT, span_of
 from dualdiff.inspection.clip_analysis import Ear, Heard
 from dualdiff.inspection.project_context import GONE, SAME, Around, ancestry
-from dualdiff.inspection.report_data import Bars, Chart, Finding, Picture, Sheet, Sound
-from dualdiff.pages.embed import COMPACT, MEDIA, compact
-from dualdiff.pages.listening_page import Entry, clip_page
+from dualdiff.inspection.report_data import Bars, Chart, ClipSummary, Finding, Recording, Sheet
 
-EMBEDDED_BYTES = 4 << 20
-"""An audio file up to this size is put into a page as it is; a larger one as Ogg Vorbis."""
 MOST_CLIPS = 1000
 """That are listened to in a folder."""
 SHARES_SHOWN = 3
@@ -45,7 +37,7 @@ def inspect_audio(
         UsageError: it has no such part.
     """
     ear = Ear(around, copies is not False, progress)
-    heard, waveform = ear.hear(path, bool(copies), _part_of(path, part) if part else None)
+    heard, _ = ear.hear(path, bool(copies), _part_of(path, part) if part else None)
     row = None if heard.recipe else around.row_of(path)
     sheets = [
         *([_recipe_sheet(heard.recipe), _model_sheet(heard, around)] if heard.recipe else []),
@@ -60,7 +52,7 @@ def inspect_audio(
         facts={**_facts(heard), **_heard_facts(heard)},
         notes=[*copies_notes(heard.copies), *heard.notes],
         sheets=sheets,
-        charts=partial(_charts, heard, waveform),
+        charts=_charts(heard),
         next=again,
     )
 
@@ -198,30 +190,10 @@ def _few(copies: Copies) -> list[str]:
     return [f"{problem}; {STATED_RATE:.0%} takes {FEW_TRACKS} of them, as long as the clip: hold more tracks out."]
 
 
-def picture_of(waveform: Waveform, sample_rate: int) -> bytes:
-    """A small PNG of a spectrogram: its colours are few, so they are numbered."""
-    return png(spectrogram_picture([PictureRow("", waveform)], sample_rate).quantize(96))
-
-
-def playable(path: Path, waveform: Waveform, sample_rate: int) -> tuple[bytes, str]:
-    """An audio file for a page: itself where browsers play it and it is small, else as Ogg Vorbis; and the suffix."""
-    if path.suffix.lower() in MEDIA and path.stat().st_size <= EMBEDDED_BYTES:
-        return path.read_bytes(), path.suffix
-    return compact(waveform, sample_rate), COMPACT
-
-
-def _charts(heard: Heard, waveform: Waveform) -> list[Chart]:
-    rate = heard.info.sample_rate
-    content, suffix = (compact(waveform, rate), COMPACT) if heard.part else playable(heard.path, waveform, rate)
-    words = "levels over time and frequency, in dB below the loudest point"
-    charts: list[Chart] = [
-        Picture(title="spectrogram", png=picture_of(waveform, heard.info.sample_rate), words=words),
-        Sound(title="listen", content=content, suffix=suffix, words=""),
-    ]
-    if heard.shares:
-        percent = {game: 100 * share for game, share in heard.shares.items()}
-        charts.append(Bars(title="is like", unit="%", values=percent))
-    return charts
+def _charts(heard: Heard) -> list[Chart]:
+    percent = {game: 100 * share for game, share in heard.shares.items()}
+    bars = [Bars(title="is like", unit="%", values=percent)] if percent else []
+    return [Recording(path=heard.path, part=heard.part), *bars]
 
 
 def clips_in(folder: Path) -> list[Path]:
@@ -256,7 +228,7 @@ def inspect_clips(folder: Path, around: Around, copies: bool | None = None, prog
         facts=_folder_facts(heard, unread, len(paths)),
         notes=[*_flagged_notes(heard), *sorted({note for own in heard for note in own.notes})],
         sheets=[sheet for sheet in _folder_sheets(folder, heard, unread) if sheet.rows],
-        page=lambda finding: clip_page(finding, map(partial(_entry, folder), heard)),
+        clips=[_summary(folder, own) for own in heard],
         next=f'dualdiff inspect "{folder}" --html clips.html',
     )
 
@@ -320,22 +292,16 @@ def _yes_or_no(copies: Copies | None) -> str:
     return "yes" if copies.flagged else "no" if copies.stated_rate else "not known"
 
 
-def _entry(folder: Path, heard: Heard) -> Entry:
-    """A clip as the listening page has it; its audio is read again, so that only one is in memory."""
-    rate = heard.info.sample_rate
-    waveform = audio.read(heard.path, sample_rate=rate)
-    content, suffix = playable(heard.path, waveform, rate)
-    details: dict[str, Any] = {"file": heard.path.relative_to(folder).as_posix(), **_heard_facts(heard), **heard.recipe}
-    return Entry(
-        name=heard.path.relative_to(folder).as_posix(),
+def _summary(folder: Path, heard: Heard) -> ClipSummary:
+    name = heard.path.relative_to(folder).as_posix()
+    return ClipSummary(
+        name=name,
+        path=heard.path,
         sha256=heard.sha256,
-        audio=content,
-        suffix=suffix,
-        picture=picture_of(waveform, rate),
         seconds=heard.info.duration_s,
         recipe=heard.recipe,
         asked=_asked(heard.recipe),
         shares=heard.shares,
         copies=heard.copies,
-        details=details,
+        details={"file": name, **_heard_facts(heard), **heard.recipe},
     )

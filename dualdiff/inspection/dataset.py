@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +127,7 @@ def inspect_dataset(path: Path, title: str = "data set") -> Finding:
         facts=facts,
         notes=_notes(new_hours, {line.game: line.share for line in counts.games if line.tracks}),
         sheets=[sheet for sheet in sheets if sheet.rows],
-        charts=partial(_charts, rows),
+        charts=_charts(rows),
         next="dualdiff vae train" if counts.tracks else "dualdiff dataset scan",
     )
 

@@ -111,7 +111,7 @@ def inspect_project(folder: Path) -> Finding:
         facts={"stages done": sum(done for _, done in steps), "of": len(steps), **(data.facts if data else {})},
         notes=data.notes if data else (),
         sheets=[sheet for sheet in (here, *(data.sheets if data else ())) if sheet.rows],
-        charts=data.charts if data else list,
+        charts=data.charts if data else (),
         next=next((command for command, done in steps if not done), "dualdiff generate"),
     )
 
@@ -157,7 +157,7 @@ def inspect_run(folder: Path, around: Around) -> Finding:
         path=folder,
         facts=facts,
         sheets=[sheet for sheet in (measures, _run_origins(state["identity"], around), identity) if sheet.rows],
-        charts=lambda: [*curves(series), *noise_charts(folder / "metrics.jsonl")],
+        charts=[*curves(series), *noise_charts(folder / "metrics.jsonl")],
         next=done_next.get(network, "") if done >= steps else f"dualdiff {network} train",
     )
 
@@ -303,7 +303,7 @@ def inspect_latents(folder: Path, around: Around) -> Finding:
         path=folder,
         facts=facts,
         sheets=[sheet, channels, ancestry([*made_by, around.of_ledger(index)] if around.root else made_by)],
-        charts=lambda: [
+        charts=[
             Bars(title="music by game", unit="min", values=minutes),
             Histogram(title="length of tracks", unit="s", values=lengths),
         ],

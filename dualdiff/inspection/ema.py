@@ -42,7 +42,7 @@ def inspect_average(run: Path, width: float, step: int | None = None) -> Finding
         },
         notes=("the error is relative to the size of weights that walk at random; those of a training do better",),
         sheets=[Sheet(title="shares", columns=("step", "relative width", "share"), rows=rows)],
-        charts=lambda: [
+        charts=[
             Lines(title="profile over the steps", series=lines),
             Bars(title="size of the shares", unit="share", values=used),
         ],

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def inspect_model(folder: Path, around: Around) -> Finding:
         facts={key: value for key, value in facts.items() if key not in TABLES},
         notes=[*said, *_notes(facts, parts)],
         sheets=[sheet for sheet in sheets if sheet.rows],
-        charts=partial(_charts, {row[0]: row[2] for row in rows if row[2]}, facts, places),
+        charts=_charts({row[0]: row[2] for row in rows if row[2]}, facts, places),
         next=_next(folder, parts),
     )
 

@@ -1,9 +1,11 @@
-"""What `inspect` finds, as plain values: facts, tables, and charts that know no way of being drawn."""
+"""What `inspect` finds, as plain values: facts, tables, and charts, free of any way to draw them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from dualdiff.evaluation.memorization import Copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +44,6 @@ class Lines:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture, as the bytes of a PNG file, and what it shows in words."""
-
-    title: str
-    png: bytes
-    words: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scatter:
     """Places in a plane, by name; what the axes mean in words."""
 
@@ -60,16 +53,32 @@ class Scatter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sound:
-    """A piece of audio to play: the bytes of a file, what kind of file (`players.MEDIA`), and what it is in words."""
+class Recording:
+    """An audio file, to be shown as a spectrogram and to be played."""
 
-    title: str
-    content: bytes
-    suffix: str
-    words: str
+    path: Path
+    part: tuple[float, float] | None = None
+    """From when to when, seconds; None: all of it."""
 
 
-Chart: TypeAlias = Bars | Histogram | Lines | Picture | Scatter | Sound
+@dataclass(frozen=True, kw_only=True)
+class ClipSummary:
+    """A clip of a folder, and what is known of it."""
+
+    name: str
+    path: Path
+    sha256: str
+    seconds: float
+    recipe: Mapping[str, Any]
+    asked: Mapping[str, float]
+    """Weights that the recipe gives its games, as shares of their sum."""
+    shares: Mapping[str, float]
+    """Measured probability of each game."""
+    copies: Copies | None
+    details: Mapping[str, Any]
+
+
+Chart: TypeAlias = Bars | Histogram | Lines | Recording | Scatter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +92,8 @@ class Finding:
     notes: Sequence[str] = field(default=())
     """What the facts mean, in sentences."""
     sheets: Sequence[Sheet] = field(default=())
-    charts: Callable[[], Sequence[Chart]] = list
-    """Makes the charts: only a report asks for them, and a spectrogram takes time."""
-    page: "Callable[[Finding], str] | None" = None
-    """Makes the page, where it is not the one that all findings have."""
+    charts: Sequence[Chart] = field(default=())
+    clips: Sequence[ClipSummary] = field(default=())
+    """Of a folder of clips."""
     next: str = ""
     """The command that is likely to come next."""

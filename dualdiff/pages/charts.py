@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
+from typing import TypeAlias
 
 import numpy as np
 
-from dualdiff.inspection.report_data import Bars, Chart, Histogram, Lines, Picture, Scatter, Sound
-from dualdiff.pages.embed import data_uri, player
+from dualdiff import audio
+from dualdiff.inspection.report_data import Bars, Histogram, Lines, Recording, Scatter
+from dualdiff.inspection.report_data import Chart as PlainChart
+from dualdiff.pages.embed import data_uri, picture_of, playable, player
 
 WIDTH, HEIGHT = 640, 240
 """Of a chart, in its own units: it is scaled to the page."""
@@ -37,6 +41,48 @@ POINTS = 400
 
 LOG_SPAN = 100.0
 """A measure that is positive and spans more than this is drawn on a logarithmic axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture, as the bytes of a PNG file, and what it shows in words."""
+
+    title: str
+    png: bytes
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """Audio to play: the bytes of a file, what kind of file (`embed.MEDIA`), and what it is in words."""
+
+    title: str
+    content: bytes
+    suffix: str
+    words: str
+
+
+Chart: TypeAlias = Bars | Histogram | Lines | Picture | Scatter | Sound
+
+
+def figures(charts: Sequence[PlainChart]) -> str:
+    """Charts as HTML figures; a recording becomes a spectrogram and a player."""
+    return "".join(map(figure, (own for chart in charts for own in _drawn(chart))))
+
+
+def _drawn(chart: PlainChart) -> list[Chart]:
+    if not isinstance(chart, Recording):
+        return [chart]
+    start_s, end_s = chart.part or (0.0, None)
+    rate = audio.probe(chart.path).sample_rate
+    length_s = None if end_s is None else end_s - start_s
+    waveform = audio.read(chart.path, sample_rate=rate, start_s=start_s, duration_s=length_s)
+    content, suffix = playable(None if chart.part else chart.path, waveform, rate)
+    words = "levels over time and frequency, in dB below the loudest point"
+    return [
+        Picture(title="spectrogram", png=picture_of(waveform, rate), words=words),
+        Sound(title="listen", content=content, suffix=suffix, words=""),
+    ]
 
 
 def figure(chart: Chart) -> str:

@@ -13,11 +13,11 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from dualdiff import __version__
+from dualdiff import __version__, audio
 from dualdiff.core.files import hash_of
 from dualdiff.evaluation.memorization import Copies
-from dualdiff.inspection.report_data import Finding
-from dualdiff.pages.embed import data_uri, player
+from dualdiff.inspection.report_data import ClipSummary, Finding
+from dualdiff.pages.embed import data_uri, picture_of, playable, player
 from dualdiff.pages.page import document, notes_box, shown, table, tiles
 
 MODEL_LETTERS = 12
@@ -52,6 +52,30 @@ class Entry:
         """What names all clips that were asked for alike, whatever the model; empty for other audio."""
         keys = ("games", "seed", "length_s", "init", "morph", "rewrite", "loop", "intro_s")
         return hash_of([self.recipe.get(key) for key in keys])[:MODEL_LETTERS] if self.recipe else ""
+
+
+def entry_of(clip: ClipSummary) -> Entry:
+    """A clip as the page has it. Its audio is read here, so that only one is in memory.
+
+    Raises:
+        DataError: the file can no longer be read.
+    """
+    rate = audio.probe(clip.path).sample_rate
+    waveform = audio.read(clip.path, sample_rate=rate)
+    content, suffix = playable(clip.path, waveform, rate)
+    return Entry(
+        name=clip.name,
+        sha256=clip.sha256,
+        audio=content,
+        suffix=suffix,
+        picture=picture_of(waveform, rate),
+        seconds=clip.seconds,
+        recipe=clip.recipe,
+        asked=clip.asked,
+        shares=clip.shares,
+        copies=clip.copies,
+        details=clip.details,
+    )
 
 
 def clip_page(finding: Finding, entries: Iterable[Entry]) -> str:

@@ -4,13 +4,11 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from dualdiff import __version__
-from dualdiff.core.files import refuse_existing, write_text_atomically
 from dualdiff.inspection.report_data import Finding, Sheet
-from dualdiff.pages.charts import figure, number
+from dualdiff.pages.charts import figures, number
 
 OPEN_ROWS = 24
 """A table with more rows than this is folded."""
@@ -93,27 +91,15 @@ code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace; }
 """
 
 
-def write_report(path: Path, finding: Finding, force: bool = False) -> None:
-    """Write the page of a finding, atomically.
-
-    Raises:
-        UsageError: there is such a file already, and `force` is off.
-        DualdiffError: it cannot be written.
-    """
-    refuse_existing([path], force)
-    write_text_atomically(path, finding.page(finding) if finding.page else page(finding))
-
-
 def page(finding: Finding) -> str:
     """The page of a finding, as HTML."""
     name = finding.path.resolve().name
-    charts = finding.charts()
     parts = [
         f"<header><p class=kind>{shown(finding.kind)}</p><h1>{shown(name)}</h1>"
         f"<p class=path>{shown(finding.path.resolve())}</p></header>",
         tiles(finding),
         notes_box(finding.notes),
-        f'<h2>at a glance</h2><div class="charts">{"".join(map(figure, charts))}</div>' if charts else "",
+        f'<h2>at a glance</h2><div class="charts">{figures(finding.charts)}</div>' if finding.charts else "",
         *map(table, (*_long_facts(finding), *finding.sheets)),
         f"<footer>dualdiff {__version__}{_next(finding.next)}</footer>",
     ]

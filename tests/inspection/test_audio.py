@@ -98,7 +98,7 @@ def test_a_clip_tells_its_games_and_its_nearest_training_passage(project):
     few = next(note for note in found.notes if "hold more tracks out" in note)
     assert "no rate below" in few
     assert "5% takes 19 of them" in few
-    assert [type(chart).__name__ for chart in found.charts()] == ["Picture", "Sound", "Bars"]
+    assert [type(chart).__name__ for chart in found.charts] == ["Recording", "Bars"]
     assert (project / "latents" / "copies.json").is_file()
 
 
@@ -217,7 +217,7 @@ def test_a_model_says_where_it_came_from_and_whether_that_is_still_there(project
     assert origins["ledger"] == ("dataset.jsonl", "as it was")
     assert sheet(found, "games").rows[0][:2] == ("A", 3)
     assert [row[0] for row in sheet(found, "map of games").rows] == ["A", "B"]
-    assert any(type(chart).__name__ == "Scatter" for chart in found.charts())
+    assert any(type(chart).__name__ == "Scatter" for chart in found.charts)
 
 
 def test_the_map_of_games_keeps_what_is_near_near(tmp_path):

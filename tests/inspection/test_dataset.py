@@ -88,7 +88,7 @@ def test_a_ledger_without_used_tracks_is_told(tmp_path):
     found = inspect_dataset(tmp_path / "dataset.jsonl")
     assert "nothing to learn from" in found.notes[0]
     assert found.next == "dualdiff dataset scan"
-    assert [chart.title for chart in found.charts()] == ["files not used, by reason"]
+    assert [chart.title for chart in found.charts] == ["files not used, by reason"]
 
 
 def test_repeats_are_no_more_music(tmp_path):

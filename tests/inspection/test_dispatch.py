@@ -35,7 +35,7 @@ def test_a_ledger(tmp_path):
     assert sheets["not used"].rows == [("B/1.flac", "failed", "unreadable: it is a text")]
     assert sheets["why files are not used"].rows[0][:2] == ("unreadable", 1)
     assert sheets["spread"].rows[0] == ("length, s", 30.0, 33.0, 60.0, 87.0, 90.0)
-    assert [chart.title for chart in found.charts()] == [
+    assert [chart.title for chart in found.charts] == [
         "music by game", "length of tracks", "files not used, by reason",
     ]  # fmt: skip
 
@@ -91,7 +91,7 @@ def test_a_run(tmp_path):
     assert measures.rows == [("loss", 0.9, 0.5, 0.7, 15)]
     assert settings.rows == [("base_channels", 8)]
     assert found.next == "dualdiff vae train"
-    (loss,) = found.charts()
+    (loss,) = found.charts
     assert loss.series == {"training": [(5, 0.9), (10, 0.5), (15, 0.7)]}
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from dualdiff.core.errors import UsageError
-from dualdiff.inspection.report_data import Bars, Finding, Histogram, Lines, Picture, Scatter, Sheet, Sound
-from dualdiff.pages.charts import BAR_ROWS, COLOURS, POINTS, figure, number, ticks
-from dualdiff.pages.page import MOST_ROWS, OPEN_ROWS, STYLE, document, page, write_report
+from dualdiff.inspection.report_data import Bars, Finding, Histogram, Lines, Scatter, Sheet
+from dualdiff.pages.charts import BAR_ROWS, COLOURS, POINTS, Picture, Sound, figure, number, ticks
+from dualdiff.pages.page import MOST_ROWS, OPEN_ROWS, STYLE, document, page
+from dualdiff.pages.report import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 BROWSERS_OWN = re.compile(r"https?://[\w.-]+\.(google|googleapis)\.com/")
@@ -41,7 +42,7 @@ def finding(**changes) -> Finding:
         "facts": {"hours": 4.25, EVIL: EVIL, "list": [1, 2], "none": None},
         "notes": [EVIL],
         "sheets": [Sheet(title=EVIL, columns=("game", "tracks"), rows=[(EVIL, 3), ("other", 1200)])],
-        "charts": lambda: CHARTS,
+        "charts": CHARTS,
         "next": f"dualdiff {EVIL}",
     }
     return Finding(**{**values, **changes})
