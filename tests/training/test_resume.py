@@ -62,7 +62,7 @@ def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(
 def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
     fit(tmp_path / "run", steps=8)
     before = sorted(path.name for path in (tmp_path / "run").rglob("*"))
-    (tmp_path / "run" / "ema" / ".0.100-00000009.0123456789abcdef.tmp.safetensors").write_bytes(b"half")
+    (tmp_path / "run" / "ema" / ".0.100-00000009.0123456789abcdef.tmp").write_bytes(b"half")
     (tmp_path / "run" / "checkpoints" / ".00000009.tmp").mkdir()
     (tmp_path / "run" / "checkpoints" / ".00000009.tmp" / "model.safetensors").write_bytes(b"half")
     (tmp_path / "run" / "checkpoints" / ".00000009.0123456789abcdef.tmp").mkdir()
