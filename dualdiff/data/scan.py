@@ -19,7 +19,7 @@ from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.core.files import MARKER, append_text, discard, kind_of, own_folder
 from dualdiff.core.lock import locked
 from dualdiff.core.progress import Progress, silent
-from dualdiff.data import fingerprint, labels, renders
+from dualdiff.data import beats, fingerprint, labels, renders
 from dualdiff.data.analysis import Facts, Found, find, measure, measure_all
 from dualdiff.data.fingerprint import Fingerprint
 from dualdiff.data.fingerprint_store import PRINTS_NAME, prints_path, read_prints, write_prints
@@ -135,6 +135,7 @@ def _scan(
         write_ledger(ledger, rows)
     journal.discard()
     ffmpeg.prune(rendering.cache, {Path(row.rendered).name for row in rows if row.rendered})
+    beats.write_missing(project, folder, rows, progress, processes)
     unmatched = label.unmatched(row.path for row in rows) if isinstance(label, labels.Table) else []
     return Scan(
         folder=folder,
