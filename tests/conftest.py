@@ -151,6 +151,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory, music: Path) -> Path:
     folder = tmp_path_factory.mktemp("a project")
     (folder / "dualdiff.toml").write_text(project_toml("nano", "tiny"), encoding="utf-8")
     (folder / "music").symlink_to(music)
-    for command in (["dataset", "scan"], ["vae", "train"], ["encode"], ["unet", "train"]):
+    for command in (["dataset", "scan"], ["vae", "train"], ["encode"], ["unet", "train", "--force"]):
         assert cli.run([*command, "--project", str(folder), *tiny_settings()]) == 0, command
     return folder

@@ -15,8 +15,10 @@ import soundfile
 import torch
 
 from dualdiff.core.errors import DataError, DualdiffError
-from dualdiff.data.manifest import DatasetConfig
+from dualdiff.data.fingerprint_store import prints_path, write_prints
+from dualdiff.data.manifest import DatasetConfig, Row, write_ledger
 from dualdiff.evaluation.game_classifier import MixMeter, load_mix, mix_part
+from dualdiff.evaluation.training_fingerprints import load_fingerprints
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.model_store.components import add_part
 from dualdiff.project.settings import open_project
@@ -323,6 +325,13 @@ def test_a_package_that_cannot_be_had_is_told(tmp_path):
 def trained(tmp_path):
     """A model, and the folder of the music that it learned from."""
     put(tmp_path / "music" / "LICENSES", {"G.txt": b"Copyright A", "README.md": b"the ledger"})
+    rows = [
+        Row(path=f"{game}/1.ogg", game=game, state="used", split="train", duration_s=8.0, sha256=letter * 64)
+        for game, letter in (("A", "a"), ("B", "b"), ("C", "c"))
+    ]
+    write_ledger(tmp_path / "dataset.jsonl", rows)
+    words = np.random.default_rng(0).integers(1, 2**32, (3, 80), dtype=np.uint32)
+    write_prints(prints_path(tmp_path), {row.sha256: own for row, own in zip(rows, words, strict=True)})
     return write_model(tmp_path / "models"), tmp_path / "music"
 
 
@@ -338,6 +347,7 @@ def test_a_shipped_model_is_half_as_large_and_plays_nearly_the_same(trained, tmp
     decoded = [made.model.vae_model.vae.decode(noise) for made in (one, other)]
     assert 0 < (decoded[0] - decoded[1]).norm() < 0.05 * decoded[0].norm()
     assert torch.equal(load_mix(tmp_path / "nano").weights, meter.weights)
+    assert [track.game for track in load_fingerprints(tmp_path / "nano").index.tracks] == ["A", "B"]
     assert "Copyright A" in (tmp_path / "nano" / "NOTICES.txt").read_text(encoding="utf-8")
 
 

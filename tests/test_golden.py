@@ -75,7 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, music: Path) -> Path:
     folder = tmp_path_factory.mktemp("golden") / "project"
     assert cli.run(["init", "--preset", "nano", "--project", str(folder)]) == 0
     settings = [*tiny_settings(), *EXACT, "--set", "vae.train.report_every=1", "--set", "unet.train.report_every=1"]
-    for command in (["dataset", "scan", str(music)], ["vae", "train"], ["encode"], ["unet", "train"]):
+    for command in (["dataset", "scan", str(music)], ["vae", "train"], ["encode"], ["unet", "train", "--force"]):
         assert cli.run([*command, "--project", str(folder), *settings]) == 0, command
     return folder
 

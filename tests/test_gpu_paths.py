@@ -29,7 +29,7 @@ def on_gpu(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dualdiff.toml", "dataset.jsonl"):
         shutil.copy(chain / name, folder / name)
     with pretended():
-        for command in (["vae", "train"], ["encode"], ["unet", "train"]):
+        for command in (["vae", "train"], ["encode"], ["unet", "train", "--force"]):
             assert cli.run([*command, "--project", str(folder), *tiny_settings(), *AS_THE_CPU]) == 0, command
     return folder
 
@@ -106,8 +106,8 @@ def test_clips_of_a_gpu_are_sampled_together_and_are_those_of_the_cpu(on_gpu: Pa
     "command",
     [
         ("vae", "test", "-n", "1", "--seconds", "1"),
-        ("unet", "train", "--set", "unet.train.grad_accum_steps=0", "--set", 'unet.train.run="automatic"'),
-        ("unet", "train", "--set", "unet.train.steps=5"),
+        ("unet", "train", "--force", "--set", "unet.train.grad_accum_steps=0", "--set", 'unet.train.run="automatic"'),
+        ("unet", "train", "--force", "--set", "unet.train.steps=5"),
         ("unet", "train", "--check-resume"),
     ],
     ids=["vae test", "micro-batch", "going on", "check of resuming"],

@@ -1,5 +1,7 @@
 """`dualdiff unet`: the UNet, which makes latents out of noise."""
 
+from typing import Annotated
+
 import typer
 
 from dualdiff.cli import console
@@ -14,6 +16,9 @@ def train(
     hours: Hours = None,
     check_resume: CheckResume = False,
     preview: Preview = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even on latents of a VAE that reconstructs no music.")
+    ] = False,
     project: ProjectDir = HERE,
     overrides: Overrides = None,
 ) -> None:
@@ -30,6 +35,6 @@ def train(
     if beside_training(opened, "unet", check_resume, preview):
         return
     with console.progress("unet") as progress:
-        result = train_unet(opened, progress, hours)
+        result = train_unet(opened, progress, hours, force)
     console.say(str(result.model))
     console.note("next: `dualdiff generate`")

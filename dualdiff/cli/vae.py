@@ -58,7 +58,7 @@ def judge(
 
     opened = open_project(project, overrides or ())
     settings = opened.settings
-    vae_model = load_vae(opened.path(settings.encode.vae), select_device(settings.project.device))
+    vae_model = load_vae(opened.model(settings.encode.vae), select_device(settings.project.device))
     rows = read_ledger(opened.ledger)
     held_out = used(rows, "validation")
     if not held_out:

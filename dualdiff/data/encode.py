@@ -6,7 +6,7 @@ run goes on where it was, and a new VAE's files grow beside the old ones until t
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -86,8 +86,11 @@ def encode_tracks(
     rank: int = 0,
     world: int = 1,
     wait_for_all: Callable[[], None] = lambda: None,
+    damaged: Collection[str] = (),
 ) -> Encoded:
     """Make the latents of the used tracks `rows` that are not there yet, then the index of them all.
+
+    Files whose names are in `damaged` count as missing.
 
     Of several processes, each encodes every `world`-th track; when `wait_for_all` has let all pass, the first one
     writes the index and deletes latents that it no longer names. Progress counts seconds of audio. The folder should be
@@ -103,7 +106,7 @@ def encode_tracks(
         _claim(out_folder)
     old = LatentIndex.open(out_folder) if (out_folder / INDEX_NAME).exists() else None
     share = sorted(rows, key=lambda row: row.path)[rank::world]
-    jobs = [job for row in share for job in _jobs(row, out_folder, plan)]
+    jobs = [job for row in share for job in _jobs(row, out_folder, plan, damaged)]
     total_s, done_s = sum(job.row.duration_s for job in jobs), 0.0
     for job in jobs:
         _require_length(job.row, plan)
@@ -197,10 +200,10 @@ class _Job:
     paths: Mapping[bool, Path]
 
 
-def _jobs(row: Row, out_folder: Path, plan: _Plan) -> Iterator[_Job]:
+def _jobs(row: Row, out_folder: Path, plan: _Plan, damaged: Collection[str]) -> Iterator[_Job]:
     """The passes that a track still needs."""
     paths = {variant: out_folder / file_name(row, plan.vae, plan.config, variant) for variant in plan.config.variants}
-    missing = {variant: path for variant, path in paths.items() if facts_of(path) is None}
+    missing = {variant: path for variant, path in paths.items() if path.name in damaged or facts_of(path) is None}
     for pitch in plan.config.pitch_semitones:
         own = {variant.mirrored: path for variant, path in missing.items() if variant.pitch_semitones == pitch}
         if own:
@@ -298,7 +301,7 @@ def _index(rows: Sequence[Row], out_folder: Path, plan: _Plan, old: LatentIndex 
         names = [file_name(row, plan.vae, plan.config, variant) for variant in plan.config.variants]
         facts = [_facts_or_refuse(out_folder / name, row) for name in names]
         training += facts if row.split == "train" else []
-        files = tuple(LatentFile(name, hashes.of(name)) for name in names)
+        files = tuple(hashes.of(name) for name in names)
         columns = min(own["columns"] for own in facts)
         tracks.append(
             LatentTrack(
@@ -336,18 +339,18 @@ def _facts_or_refuse(path: Path, row: Row) -> dict[str, Any]:
 
 
 class _Hashes:
-    """The SHA-256 of files of a folder: known from the index before, unless the file was written since."""
+    """The hashes and sizes of files of a folder: known from the index before, unless the file was written since."""
 
     def __init__(self, folder: Path, old: LatentIndex | None) -> None:
         self._folder = folder
-        self._known = dict(file for track in old.tracks for file in track.files) if old else {}
+        self._known = {file.name: file.sha256 for track in old.tracks for file in track.files} if old else {}
         self._written_ns = (folder / INDEX_NAME).stat().st_mtime_ns if old else 0
 
-    def of(self, name: str) -> str:
+    def of(self, name: str) -> LatentFile:
         path = self._folder / name
-        if name in self._known and path.stat().st_mtime_ns < self._written_ns:
-            return self._known[name]
-        return sha256_of(path)
+        status = path.stat()
+        is_known = name in self._known and status.st_mtime_ns < self._written_ns
+        return LatentFile(name, self._known[name] if is_known else sha256_of(path), status.st_size)
 
 
 def _statistics(facts: Sequence[dict[str, Any]]) -> tuple[tuple[float, ...], tuple[float, ...]]:

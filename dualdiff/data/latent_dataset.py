@@ -32,13 +32,15 @@ VERSION = 1
 """The version of the index and of the files; an index of a newer one is refused."""
 
 ENCODE = "make the latents anew: dualdiff encode"
+REPAIR = "make them again: dualdiff encode --repair"
 
 
 class LatentFile(NamedTuple):
-    """A file of the folder, and its hash."""
+    """A file of the folder, its hash and its size; 0 where an older index does not hold it."""
 
     name: str
     sha256: str
+    bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,31 +148,46 @@ def _track_from_json(table: Mapping[str, Any]) -> LatentTrack:
     return LatentTrack(**{**table, "files": tuple(LatentFile(*file) for file in table["files"])})
 
 
-def check(folder: Path, progress: Progress = silent) -> LatentIndex:
-    """Read all latents of a folder and compare them with the index.
+@dataclass(frozen=True)
+class Damage:
+    """A file of latents that is not the one of the index."""
 
-    Raises:
-        DataError: there is no index, or a file is missing or is not the one that the index names: the first such file,
-            and how many more there are.
-    """
-    index = LatentIndex.open(folder)
+    path: Path
+    track: str
+    variant: Variant
+    is_there: bool
+
+    def __str__(self) -> str:
+        problem = "is not what was written" if self.is_there else "is missing"
+        return f"{self.path}, the latents of {self.track}{self.variant}, {problem}"
+
+
+def damage_of(index: LatentIndex, progress: Progress = silent) -> list[Damage]:
+    """Read all files of latents and return those that are missing or are not the ones that the index names."""
     files = [
         (track, variant, file)
         for track in index.tracks
         for variant, file in zip(index.variants, track.files, strict=True)
     ]
-    wrong = []
+    damage = []
     for number, (track, variant, file) in enumerate(files, start=1):
-        path = folder / file.name
-        found = sha256_of(path) if path.is_file() else ""
-        if found != file.sha256:
-            problem = "is not what was written" if found else "is missing"
-            wrong.append(f"{path}, the latents of {track.path}{variant}, {problem}")
+        path = index.folder / file.name
+        is_there = path.is_file()
+        if not is_there or sha256_of(path) != file.sha256:
+            damage.append(Damage(path, track.path, variant, is_there))
         progress(number, len(files), track.path)
-    if wrong:
-        others = f" (and {len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
-        raise DataError(wrong[0] + others, f"delete what is not as it was written, then {ENCODE}")
-    return index
+    return damage
+
+
+def require_whole(damage: Sequence[Damage]) -> None:
+    """Refuse damaged latents.
+
+    Raises:
+        DataError: there are some; names the first, and says how many more there are.
+    """
+    if damage:
+        others = f" (and {len(damage) - 1} more like it)" if len(damage) > 1 else ""
+        raise DataError(f"{damage[0]}{others}", REPAIR)
 
 
 class LatentCrops:

@@ -27,8 +27,6 @@ BASELINES = ("fgla-400", "griffin-lim-32", "mp3-64", "mp3-128", "opus-64", "opus
 """Compared with unless said otherwise."""
 RATES_KBPS = {"mp3": (32, 320), "opus": (12, 512)}
 """Of codecs, in stereo at usual sample rates."""
-SLOW = 100
-"""From so many iterations on a baseline is judged on less of the audio."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,6 @@ def known(name: str) -> tuple[str, int]:
     if not low <= int(number) <= high:
         raise UsageError(f"the baseline {name} cannot be", f"{kind} takes {low:g} to {high:g} kbit/s")
     return kind, int(number)
-
-
-def is_slow(name: str) -> bool:
-    """Whether a baseline takes about as long as the audio lasts, or longer."""
-    kind, _, number = name.rpartition("-")
-    return kind == "griffin-lim" or (kind == "fgla" and number.isdecimal() and int(number) >= SLOW)
 
 
 def available() -> list[str]:

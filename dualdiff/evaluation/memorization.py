@@ -147,14 +147,20 @@ class Copies:
 class CopyFinder:
     """The training tracks of some latents, ready to be compared with."""
 
-    def __init__(self, index: LatentIndex, spaces: Sequence[Space], progress: Progress = silent) -> None:
-        """Calibrate, or read the calibration that is stored with the latents if it is of the same.
+    def __init__(
+        self,
+        index: LatentIndex,
+        spaces: Sequence[Space],
+        progress: Progress = silent,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """Take the calibration, or read the one that is stored with the latents if it is of the same, or make it.
 
         Raises:
             DataError: a file of latents is missing or broken.
         """
         self.index, self.spaces = index, {space.name: space for space in spaces}
-        self.calibration = self._stored_calibration(progress)
+        self.calibration = calibration or self._stored_calibration(progress)
 
     def find(self, series: Mapping[str, Tensor], length_s: float, start_s: float = 0.0) -> Copies:
         """What a clip of a length may have copied, from its series (D, M) by space; those may start later in it.
@@ -197,7 +203,7 @@ class CopyFinder:
         try:
             stored = read_json(path)
             if stored["key"] == key:
-                return _calibration_from_json(stored)
+                return calibration_from_json(stored)
         except (DataError, KeyError, TypeError):
             pass  # there is none, or of another dualdiff: it is made anew
         made = calibrate(self.index, list(self.spaces.values()), progress)
@@ -206,7 +212,12 @@ class CopyFinder:
         return made
 
 
-def _calibration_from_json(stored: Mapping[str, Any]) -> Calibration:
+def calibration_from_json(stored: Mapping[str, Any]) -> Calibration:
+    """Read a calibration that was stored as plain JSON values.
+
+    Raises:
+        KeyError, TypeError: it is not one.
+    """
     references = []
     for own in stored["references"]:
         passages = {

@@ -16,15 +16,10 @@ from dualdiff.core.files import refuse_existing
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.quality import Quality
 from dualdiff.core.types import Waveform
-from dualdiff.evaluation.baselines import Passed, Way, available, baseline, is_slow, through
+from dualdiff.evaluation.baselines import Passed, Way, available, baseline, through
 from dualdiff.evaluation.metrics import measure
 from dualdiff.evaluation.spectrogram_image import Row, write_spectrograms
 from dualdiff.formats.base import Format
-
-SLOW_S = 10.0
-"""A slow way is judged on so much from the middle of an excerpt,"""
-SLOW_FILES = 2
-"""of at most so many."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +143,8 @@ def compare(
 ) -> list[Comparison]:
     """Compare a format with baselines on the same excerpts, from the middle of each file.
 
-    Baselines are named as in `baselines.baseline`; without a choice they are the `baselines.available` ones. Slow ones
-    are judged on less: `SLOW_S` of `SLOW_FILES` excerpts. Gives one row each, the format first.
+    Baselines are named as in `baselines.baseline`; without a choice they are the `baselines.available` ones. Gives one
+    row each, the format first; all are means over the same excerpts.
 
     Raises:
         UsageError: a baseline is not known, or its codec is not there.
@@ -164,13 +159,11 @@ def compare(
     if listener:
         for excerpt in excerpts:
             listener(excerpt, ORIGINAL, excerpt.waveform)
-    fewer = [_shortened(excerpt, format.sample_rate) for excerpt in excerpts[:SLOW_FILES]]
-    chosen = {name: fewer if is_slow(name) else excerpts for name in ways}
-    total, done = sum(map(len, chosen.values())), 0
+    total, done = len(ways) * len(excerpts), 0
     rows: list[Comparison] = []
     for name, way in ways.items():
         tried = []
-        for excerpt in chosen[name]:
+        for excerpt in excerpts:
             progress(done, total, name)
             passed = way(excerpt.waveform, format.sample_rate, silent)
             if listener:
@@ -187,13 +180,6 @@ def _middle(path: Path, format: Format, duration_s: float) -> Excerpt:
     return Excerpt(
         path, start_s, audio.read(path, sample_rate=format.sample_rate, start_s=start_s, duration_s=duration_s)
     )
-
-
-def _shortened(excerpt: Excerpt, sample_rate: int) -> Excerpt:
-    """The middle of an excerpt."""
-    length = round(SLOW_S * sample_rate)
-    first = max(0, (excerpt.waveform.shape[-1] - length) // 2)
-    return Excerpt(excerpt.path, excerpt.start_s + first / sample_rate, excerpt.waveform[:, first : first + length])
 
 
 def _judged(name: str, passed: Passed, original: Waveform, sample_rate: int) -> Comparison:

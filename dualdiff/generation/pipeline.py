@@ -37,6 +37,7 @@ from dualdiff.generation.inpainting import FADE_S, morphed, rise, spliced, stret
 from dualdiff.generation.recipe import sealed
 from dualdiff.generation.request import Given, Request, Rewrite, hash_of_samples
 from dualdiff.model_store.autoencoder import Codec
+from dualdiff.model_store.location import named_model
 from dualdiff.model_store.model import SIGMA_DATA, Model, load_model
 
 DECODE_STEPS = 6
@@ -86,7 +87,9 @@ class Pipeline:
         compile: bool = False,
         guide: str | Path | None = None,
     ) -> "Pipeline":
-        """Open a model folder; `guide` is that of a worse model of the same latents, for autoguidance.
+        """Open a model folder, or "nano", the model that travels with the package.
+
+        `guide` is the folder of a worse model of the same latents, for autoguidance.
 
         Raises:
             DataError: the folder holds no whole model, its parts do not belong together, or the guide does not fit it.
@@ -94,8 +97,8 @@ class Pipeline:
         """
         place = select_device(device)
         dtype = select_precision(precision, place)
-        model = load_model(Path(folder), place, dtype)
-        worse = None if guide is None else load_model(Path(guide), place, dtype)
+        model = load_model(named_model(Path(folder)), place, dtype)
+        worse = None if guide is None else load_model(named_model(Path(guide)), place, dtype)
         if worse is not None:
             _refuse_misfit(Path(str(guide)), worse, model)
         if compile:

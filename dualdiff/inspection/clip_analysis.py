@@ -1,7 +1,7 @@
 """Listening to clips: how much each is like which game, and what it may have copied, with what is at hand for it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ from dualdiff.data.encode import latents_of
 from dualdiff.data.fingerprint_store import prints_path, read_prints
 from dualdiff.evaluation.feature_spaces import Space, audio_space, fingerprint, latent_space
 from dualdiff.evaluation.game_classifier import MixMeter, load_mix
-from dualdiff.evaluation.memorization import Copies, CopyFinder
+from dualdiff.evaluation.memorization import PASSAGE_S, Copies, CopyFinder
+from dualdiff.evaluation.training_fingerprints import has_fingerprints, load_fingerprints
 from dualdiff.generation.recipe import read_recipe
 from dualdiff.inspection.project_context import Around
 from dualdiff.model_store.components import read_model_json
@@ -45,13 +46,25 @@ class Heard:
     """What could not be told, and what helps."""
 
 
+@dataclass(frozen=True)
+class Finder:
+    """What finds copies; for the space of latents the VAE's folder, and what takes its latents into that space."""
+
+    copies: CopyFinder
+    vae: Path | None = None
+    into: Callable[[Latents], Tensor] | None = None
+
+
 class Ear:
     """Hears clips against what lies around them; what costs time is opened once, when it is first needed."""
 
-    def __init__(self, around: Around, copies: bool = True, progress: Progress = silent) -> None:
-        self.around, self._copies, self._progress = around, copies, progress
+    def __init__(
+        self, around: Around, copies: bool = True, progress: Progress = silent, *, shares: bool = True
+    ) -> None:
+        self.around, self._copies, self._shares_too, self._progress = around, copies, shares, progress
         self._vaes: dict[Path, VAEModel] = {}
         self._meters: dict[Path, MixMeter | None] = {}
+        self._prints: dict[Path, Finder] = {}
 
     def hear(self, path: Path, always: bool = False, part: tuple[float, float] | None = None) -> tuple[Heard, Waveform]:
         """What is known of a file, and its waveform (C, T); of audio that is no clip the levels only, unless `always`.
@@ -71,9 +84,14 @@ class Ear:
         copies: Copies | None = None
         if recipe or always:
             encoded: dict[str, Latents] = {}
-            shares = self._shares(recipe, waveform, info.sample_rate, encoded, notes)
+            if self._shares_too:
+                shares = self._shares(recipe, waveform, info.sample_rate, encoded, notes)
             if self._copies:
-                copies = self._find_copies(waveform, info.sample_rate, start_s, encoded, notes)
+                new = _new_part(recipe, start_s, waveform.shape[-1] / info.sample_rate)
+                finder = self._finder_of(str(recipe.get("model", "")), notes)
+                if finder is not None:
+                    rate = info.sample_rate
+                    copies = self._find_copies(finder, waveform, rate, start_s, new, encoded, notes)
         heard = Heard(
             path=path,
             sha256=sha256_of(path),
@@ -131,18 +149,44 @@ class Ear:
             encoded[digest] = latents_of([_as_tracks_are(waveform, rate, vae)], vae)
         return encoded[digest]
 
-    def _find_copies(
-        self, waveform: Waveform, rate: int, start_s: float, encoded: dict[str, Latents], notes: list[str]
-    ) -> Copies | None:
+    def _finder_of(self, model_hash: str, notes: list[str]) -> "Finder | None":
+        """What finds copies in a clip: the fingerprints that its model carries, else the latents of the project."""
+        folder = self.around.model_with("unet", model_hash)
         try:
-            if self.finder is None:
-                notes.append(self._no_finder)
-                return None
-            finder, vae, into = self.finder
-            series: dict[str, Tensor] = {"latents": into(self._encoded(vae, waveform, rate, encoded))}
-            if "audio" in finder.spaces:
+            if folder is not None and has_fingerprints(folder):
+                if folder not in self._prints:
+                    self._prints[folder] = Finder(load_fingerprints(folder))
+                return self._prints[folder]
+            if self.finder is not None:
+                return self.finder
+        except DataError as error:
+            notes.append(f"What it may have copied cannot be told: {error.message}.")
+            return None
+        notes.append(self._no_finder)
+        return None
+
+    def _find_copies(
+        self,
+        finder: "Finder",
+        waveform: Waveform,
+        rate: int,
+        start_s: float,
+        new: tuple[float, float],
+        encoded: dict[str, Latents],
+        notes: list[str],
+    ) -> Copies | None:
+        """Look for the seconds `new` of a waveform (C, T) in the training tracks; it begins `start_s` into its file."""
+        try:
+            if new[1] - new[0] < min(PASSAGE_S, waveform.shape[-1] / rate):
+                what = f"the model wrote {new[1] - new[0]:.1f} s of it"
+                raise DataError(what, f"what may be copied is told of {PASSAGE_S:g} s or more")
+            spaces, series = finder.copies.spaces, {}
+            if finder.vae is not None and finder.into is not None:
+                series["latents"] = finder.into(self._encoded(finder.vae, waveform, rate, encoded))
+            if "audio" in spaces:
                 series["audio"] = fingerprint(waveform, rate)
-            return finder.find(series, waveform.shape[-1] / rate, start_s)
+            own = {name: _cut(values, spaces[name].step_s, new) for name, values in series.items()}
+            return finder.copies.find(own, new[1] - new[0], start_s + new[0])
         except DataError as error:
             notes.append(f"What it may have copied cannot be told: {error.message}.")
             return None
@@ -156,8 +200,8 @@ class Ear:
         return "What it may have copied cannot be told: the VAE that made the latents is not here; run dualdiff encode."
 
     @cached_property
-    def finder(self) -> tuple[CopyFinder, Path, Any] | None:
-        """What finds copies, and the folder of the VAE and the axes that lead into the space of its latents."""
+    def finder(self) -> "Finder | None":
+        """What finds copies in the latents of the project; None where they, or their VAE, are missing."""
         index = self.around.latents
         vae = self.around.model_with("vae", index.vae_hash) if index else None
         if index is None or vae is None:
@@ -165,7 +209,25 @@ class Ear:
         latents, into = latent_space(index)
         prints = read_prints(prints_path(self.around.root)) if self.around.root else {}
         spaces: list[Space] = [own for own in (latents, audio_space(index, prints)) if own]
-        return CopyFinder(index, spaces, self._progress), vae, into
+        return Finder(CopyFinder(index, spaces, self._progress), vae, into)
+
+
+def _new_part(recipe: Mapping[str, Any], start_s: float, length_s: float) -> tuple[float, float]:
+    """The seconds of a piece of a clip that a model wrote: of an extended or inpainted clip not the audio it kept.
+
+    The piece begins `start_s` into the clip and is `length_s` long; the result counts from the beginning of the piece,
+    and is empty where all of the piece was kept.
+    """
+    rewrite = recipe.get("rewrite")
+    if not isinstance(rewrite, dict) or not {"start_s", "end_s"} <= rewrite.keys():
+        return 0.0, length_s
+    first, last = (min(max(float(rewrite[key]) - start_s, 0.0), length_s) for key in ("start_s", "end_s"))
+    return first, last
+
+
+def _cut(series: Tensor, step_s: float, part: tuple[float, float]) -> Tensor:
+    """The whole steps of a series (D, M) within a part, in seconds."""
+    return series[:, math.ceil(part[0] / step_s - 1e-6) : math.floor(part[1] / step_s + 1e-6)]
 
 
 def _recipe(path: Path, notes: list[str]) -> Mapping[str, Any]:

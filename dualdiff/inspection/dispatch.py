@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,15 @@ def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> 
     """Find out what `path` is.
 
     Raises:
-        DataError: it does not exist, is nothing of dualdiff's and no audio, or is broken.
+        DataError: it does not exist, is nothing of dualdiff's and no audio, or is broken; or there is no such model.
         UsageError: what is asked of it is of another kind of thing.
     """
     path = named_model(path)
     if not path.exists():
         raise DataError(f"{path} does not exist", "check the path")
-    around = Around.of(path, asked.project, asked.model)
+    around = Around.of(path, asked.project)
+    if asked.model is not None:
+        around = replace(around, model=around.model_named(asked.model))
     is_audio = path.suffix.lower() in audio.AUDIO_SUFFIXES
     if asked.row and path.suffix != ".jsonl":
         raise UsageError("--row names a track of a ledger", "inspect dataset.jsonl with it")
@@ -68,7 +70,10 @@ def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> 
         (is_audio, listen),
         (path.suffix == ".safetensors", lambda file: inspect_latent_file(file)),
         (path.name == SETTINGS_NAME, lambda file: inspect_project(file.parent)),
-        (has_key(path / "model.json", "dualdiff_model", True), lambda folder: inspect_model(folder, around)),
+        (
+            has_key(path / "model.json", "dualdiff_model", True),
+            lambda folder: inspect_model(folder, around, asked.copies, progress),
+        ),
         (has_key(path / "state.json", "dualdiff_run", True), lambda folder: inspect_run(folder, around)),
         (has_key(path / INDEX_NAME, "dualdiff_latents", True), lambda folder: inspect_latents(folder, around)),
         ((path / SETTINGS_NAME).is_file(), inspect_project),

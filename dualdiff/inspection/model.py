@@ -11,11 +11,17 @@ from torch import Tensor
 
 from dualdiff.core.errors import DataError
 from dualdiff.core.files import read_json
+from dualdiff.core.progress import Progress, silent
 from dualdiff.data.latent_dataset import LatentIndex
+from dualdiff.evaluation.training_fingerprints import PART as FINGERPRINTS
+from dualdiff.generation.config import GenerateConfig
+from dualdiff.generation.recipe import read_recipe
+from dualdiff.inspection.audio import clips_in
+from dualdiff.inspection.clip_analysis import Ear
 from dualdiff.inspection.model_card import read_card
 from dualdiff.inspection.project_context import Around, ancestry
 from dualdiff.inspection.report_data import Bars, Chart, Finding, Scatter, Sheet
-from dualdiff.model_store.components import read_model_json
+from dualdiff.model_store.components import read_model_json, split_average
 
 EMBEDDING = "label_embedding.weight"
 """The tensor of the UNet that holds a vector per game."""
@@ -23,8 +29,14 @@ TABLES = ("per_game", "mix", "window")
 """Facts that are shown as tables, or are of use to programs only."""
 
 
-def inspect_model(folder: Path, around: Around) -> Finding:
-    """A model: its parts with their hashes, sizes and settings, what they were trained on, and its games.
+MOST_CLIPS = 100
+"""Clips of a model that are compared with its training music, spread evenly over those there are."""
+
+
+def inspect_model(folder: Path, around: Around, copies: bool | None = None, progress: Progress = silent) -> Finding:
+    """A model: its parts with their hashes, sizes and settings, what they were trained on, its games, and its clips.
+
+    Its clips are those in the project's output folder; `copies` says whether to compare them with its training music.
 
     Raises:
         DataError: a part is missing or broken.
@@ -38,9 +50,14 @@ def inspect_model(folder: Path, around: Around) -> Finding:
         described = read_json(folder / f"{part}.json")
         if not isinstance(described, dict):
             raise DataError(f"{folder / part}.json does not describe a part of a model", "make or copy it again")
+        facts |= described.get("facts", {})
+        if part == FINGERPRINTS:
+            facts["fingerprints of training tracks"] = len(described["config"]["tracks"])
+            continue
         table = described.get("config", described)
         settings.append(Sheet(title=f"settings of the {part}", columns=("setting", "value"), rows=list(table.items())))
-        facts |= described.get("facts", {})
+    if "unet" in parts and copies is not False:
+        facts |= _clips_of(parts["unet"], around, progress)
     places = map_of_games(folder, facts.get("games", ())) if "unet" in parts else {}
     said, tables = read_card(folder / "README.md")
     sheets = [
@@ -61,6 +78,34 @@ def inspect_model(folder: Path, around: Around) -> Finding:
         charts=_charts({row[0]: row[2] for row in rows if row[2]}, facts, places),
         next=_next(folder, parts),
     )
+
+
+def _clips_of(digest: str, around: Around, progress: Progress) -> dict[str, Any]:
+    """The clips of a UNet in the project's output folder, and the share of them that is flagged as copies."""
+    folder = (around.root or Path()) / around.setting("generate", "out", GenerateConfig().out)
+    paths = [path for path in (clips_in(folder) if folder.is_dir() else []) if _is_by(path, digest)]
+    if not paths:
+        return {}
+    chosen = paths[:: math.ceil(len(paths) / MOST_CLIPS)]
+    ear = Ear(around, shares=False)
+    told = []
+    for number, path in enumerate(chosen):
+        progress(number, len(chosen), path.name)
+        heard, _ = ear.hear(path)
+        told += [heard.copies.flagged] if heard.copies and heard.copies.stated_rate else []
+    progress(len(chosen), len(chosen))
+    facts: dict[str, Any] = {"clips here": len(paths), "clips compared with training music": len(told)}
+    if told:
+        facts |= {"clips flagged": sum(told), "clips flagged, share": round(sum(told) / len(told), 4)}
+    return facts
+
+
+def _is_by(path: Path, digest: str) -> bool:
+    """Return whether the recipe in a clip's tags names this UNet, with whichever average of its weights."""
+    try:
+        return split_average(str(read_recipe(path).get("model", "")))[0] == digest
+    except DataError:
+        return False
 
 
 def _next(folder: Path, parts: Mapping[str, str]) -> str:

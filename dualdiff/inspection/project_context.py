@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dualdiff.core.config import parse_toml
-from dualdiff.core.errors import DataError, DualdiffError
+from dualdiff.core.errors import DataError, DualdiffError, closest
 from dualdiff.data.latent_dataset import LatentIndex
 from dualdiff.data.manifest import LEDGER_NAME, Row, read_ledger
 from dualdiff.inspection.report_data import Sheet
 from dualdiff.model_store.components import model_with, read_model_json, split_average
-from dualdiff.model_store.location import shipped_model
+from dualdiff.model_store.location import named_model, shipped_model
 
 SETTINGS_NAME = "dualdiff.toml"
 SAME, CHANGED, GONE = "as it was", "another one lies there", "not here"
@@ -31,6 +31,21 @@ class Around:
         places = [root] if root is not None else [*path.resolve().parents, Path()]
         found = next((place for place in places if (place / SETTINGS_NAME).is_file()), root)
         return cls(found, model)
+
+    def model_named(self, model: Path) -> Path:
+        """The folder of a model: itself, one of the project by its name, or the one that travels with the package.
+
+        Raises:
+            DataError: there is none; the hint proposes those of a like name.
+        """
+        own = self.root / "models" / model if self.root and len(model.parts) == 1 else model
+        found = next((place for place in (model, own) if (place / "model.json").is_file()), named_model(model))
+        if (found / "model.json").is_file():
+            return found
+        places = [path.parent for path in self.root.glob("models/*/model.json")] if self.root else []
+        known = {place.name: self.named(place) for place in places} | ({"nano": "nano"} if shipped_model() else {})
+        near = [known[name] for name in closest(model.name, known)] or sorted(known.values())
+        raise DataError(f"there is no model {model}", f"at hand: {', '.join(near)}" if near else "name a model folder")
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:

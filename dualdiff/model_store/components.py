@@ -37,7 +37,7 @@ KIND = "model"
 """What the marker of a model folder says."""
 
 OWN = {"model.json", "format.json", "labels.json", "README.md"} | {
-    f"{part}.{end}" for part in ("phase", "vae", "unet", "mix") for end in ("json", "safetensors")
+    f"{part}.{end}" for part in ("phase", "vae", "unet", "mix", "fingerprints") for end in ("json", "safetensors")
 }
 """The files of a model folder that a new model does not take over from the one before it."""
 

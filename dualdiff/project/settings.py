@@ -14,6 +14,7 @@ from dualdiff.diffusion.config import NoiseConfig
 from dualdiff.formats.config import FORMAT_CONFIGS
 from dualdiff.generation.config import GenerateConfig
 from dualdiff.losses.config import SpectralLoss1dConfig, SpectralLossConfig
+from dualdiff.model_store.location import shipped_model
 from dualdiff.models.config import UNetConfig, VAEConfig
 from dualdiff.training.config import TrainConfig, UNetObjectiveConfig, VAEObjectiveConfig
 
@@ -148,6 +149,11 @@ class Project:
     def music(self, rows: Sequence[Row]) -> Path:
         """The folder of the music that the manifest's rows are of; `--set dataset.folder` names another one."""
         return music_folder(self.root, self.settings.dataset, () if "dataset.folder" in self.source.overrides else rows)
+
+    def model(self, name: str) -> Path:
+        """A model folder of the settings, or the model of that name that travels with the package."""
+        place = self.path(name)
+        return place if place.exists() else shipped_model(name) or place
 
     @property
     def ledger(self) -> Path:

@@ -1,13 +1,17 @@
 """Settings against data and each other: what does not fit is refused, by file, line and key, before anything runs."""
 
+import math
 from collections.abc import Sequence
 
 from dualdiff.formats.base import FORMATS, Format, PhaseKeeping
 from dualdiff.project.settings import Project
 from dualdiff.training.config import TrainConfig
 
-RATES = (1e-6, 0.5)
-"""Learning rates that can be meant."""
+RATES = (1e-6, 0.1)
+"""Learning rates that train: a step of Adam is about as long as the rate, next to weights of size 1."""
+
+FIRST_RATE = 0.03
+"""The longest first step: Adam's direction is then the sign of one noisy gradient."""
 
 
 def crop_frames(project: Project, section: str, config: TrainConfig, made: Format, multiple: int) -> int:
@@ -80,9 +84,7 @@ def require_blocks(project: Project, made: Format, frames: int) -> None:
 
 
 def require_rate(project: Project, section: str, config: TrainConfig) -> None:
-    """Refuse a learning rate that no training survives, or that moves nothing.
-
-    Weights are of size 1, and one of Adam's steps is about as long as the rate.
+    """Refuse a learning rate that no training survives, that moves nothing, or that is high without a warm-up.
 
     Raises:
         ConfigError: it is so.
@@ -92,3 +94,7 @@ def require_rate(project: Project, section: str, config: TrainConfig) -> None:
         what = "throws every weight over in a step" if config.learning_rate > high else "moves next to nothing"
         problem = f"= {config.learning_rate:g} is absurd: it {what}"
         raise project.error(f"{section}.learning_rate", problem, f"0.01 is usual; from {low:g} to {high:g} is possible")
+    if config.learning_rate > FIRST_RATE * max(config.warmup_steps, 1):
+        needed = math.ceil(config.learning_rate / FIRST_RATE)
+        problem = f"= {config.learning_rate:g} is too high for a warm-up of {config.warmup_steps} steps"
+        raise project.error(f"{section}.learning_rate", problem, f"set {section}.warmup_steps = {needed} or more")

@@ -1,7 +1,7 @@
 """The stages that learn, with a project's settings: what `vae train`, `encode` and `unet train` call."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from dualdiff.data.waveform_dataset import TrackCrops
 from dualdiff.evaluation.game_classifier import fit_mix, mix_part
 from dualdiff.evaluation.spectrogram_image import Row as PictureRow
 from dualdiff.evaluation.spectrogram_image import write_spectrograms
+from dualdiff.evaluation.vae_reconstruction import fidelity, require_fidelity
 from dualdiff.formats.base import FORMATS
 from dualdiff.model_store.components import EXPORTS, require_own
 from dualdiff.model_store.model import (
@@ -42,6 +43,7 @@ from dualdiff.project.settings import Project
 from dualdiff.project.validation import crop_frames, require_blocks, require_enough, require_halving, require_rate
 from dualdiff.training.distributed import all_or_none
 from dualdiff.training.latent_statistics import STATISTICS_NAME, run_statistics
+from dualdiff.training.memory import require_room
 from dualdiff.training.precision import precision_of_run
 from dualdiff.training.preflight import (
     require_design,
@@ -49,7 +51,6 @@ from dualdiff.training.preflight import (
     require_same_music,
     require_scale,
     require_sound,
-    warn_of_untrained,
 )
 from dualdiff.training.run_folder import Run
 from dualdiff.training.session import Job, make_accelerator, part, train
@@ -63,6 +64,9 @@ HELD_OUT, HELD_OUT_GAMES = 8, 32
 
 CHECKED = 8
 """Examples that are looked at before the first step."""
+
+FIDELITY_COLUMNS = 16
+"""Length of the excerpts by which a VAE is compared with its format, in columns of its latents: about a second."""
 
 
 SIGMA_MIN = 0.002
@@ -108,8 +112,13 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
     seed = Stream(settings.project.seed).seed_for("vae")
     folder = project.music(rows)
     source = TrackCrops(rows, folder, made, frames, seed, config.game_temperature)
+
+    def build(on: str | torch.device) -> VAE:
+        return VAE(settings.vae, channels=made.channels, frequencies=made.frequencies().to(on)).to(on)
+
+    require_room(project.source.where("vae"), "vae", config, device, build)
     torch.manual_seed(seed)
-    vae = VAE(settings.vae, channels=made.channels, frequencies=made.frequencies()).to(device)
+    vae = build(device)
     folder_of_run = run_folder or project.root / "runs" / config.run
     vae.compute_dtype = precision_of_run(folder_of_run, settings.project.precision, accelerator)
     if settings.project.compile:
@@ -142,8 +151,10 @@ def prepare_vae(project: Project, run_folder: Path | None = None) -> Prepared:
     return Prepared(job, model)
 
 
-def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
+def prepare_unet(project: Project, run_folder: Path | None = None, force: bool = False) -> Prepared:
     """The training of a project's UNet, with its run in `run_folder` (that of the settings, unless said).
+
+    With `force`, latents of a VAE that reconstructs no music are trained on all the same.
 
     Raises:
         DataError: no latents, or latents of another VAE or format.
@@ -154,7 +165,7 @@ def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
     device = accelerator.device
     folder_of_run = run_folder or project.root / "runs" / config.run
     dtype = precision_of_run(folder_of_run, settings.project.precision, accelerator)
-    vae_model = load_vae(project.path(settings.encode.vae), device, dtype)
+    vae_model = load_vae(project.model(settings.encode.vae), device, dtype)
     index = LatentIndex.open(project.path(settings.encode.folder))
     index.require(vae_hash=vae_model.vae_hash, format_hash=vae_model.format_hash)
     index = run_statistics(project.root / "runs" / config.run, index)
@@ -165,13 +176,14 @@ def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
     held_out, _ = held_out_crops(
         _validation_indices(index, columns), lambda own: LatentCrops(own, "validation", columns, 0)
     )
+    rows, channels, games = vae_model.vae.latent_frequencies, vae_model.vae.config.latent_channels, len(index.games)
+
+    def build(on: str | torch.device) -> UNet:
+        return UNet(settings.unet, channels=channels, games=games, frequencies=rows.to(on)).to(on)
+
+    require_room(project.source.where("unet"), "unet", config, device, build)
     torch.manual_seed(seed)
-    unet = UNet(
-        settings.unet,
-        channels=vae_model.vae.config.latent_channels,
-        games=len(index.games),
-        frequencies=vae_model.vae.latent_frequencies,
-    ).to(device)
+    unet = build(device)
     unet.compute_dtype = dtype
     if settings.project.compile:
         compile_in_place(unet, device)
@@ -203,7 +215,7 @@ def prepare_unet(project: Project, run_folder: Path | None = None) -> Prepared:
         require_hashes(index)
         require_design(index, vae_model.vae)
         require_scale(source.examples(0, min(CHECKED, config.batch_size)), index)
-        _compare_with_untrained(project, vae_model)
+        _require_faithful(project, vae_model, force)
 
     job = Job(
         "unet.train", objective, source, config, run, accelerator, seed, export, check, picture, command="unet train"
@@ -222,15 +234,19 @@ def train_vae(project: Project, progress: Progress = silent, hours: float | None
     return trained(prepare_vae(project), progress, hours)
 
 
-def train_unet(project: Project, progress: Progress = silent, hours: float | None = None) -> TrainResult:
+def train_unet(
+    project: Project, progress: Progress = silent, hours: float | None = None, force: bool = False
+) -> TrainResult:
     """Train the UNet of a project on its latents, or go on where its run stopped; then export the model folder.
+
+    `force` as for `prepare_unet`.
 
     Raises:
         DataError: no latents, latents of another VAE or format, or a run folder of another model.
         ConfigError: settings that do not fit each other or the data.
         Interrupted: stopped by the user, with the state saved.
     """
-    return trained(prepare_unet(project), progress, hours)
+    return trained(prepare_unet(project, force=force), progress, hours)
 
 
 def trained(prepared: Prepared, progress: Progress, hours: float | None) -> TrainResult:
@@ -243,8 +259,8 @@ def trained(prepared: Prepared, progress: Progress, hours: float | None) -> Trai
     return TrainResult(prepared.job.run.folder, prepared.model, train(prepared.job, progress, hours))
 
 
-def encode(project: Project, progress: Progress = silent) -> Encoded:
-    """Turn the tracks of a project into latents with its VAE; only what is not there yet.
+def encode(project: Project, progress: Progress = silent, damaged: Collection[str] = ()) -> Encoded:
+    """Turn the tracks of a project into latents with its VAE; only what is not there yet, or `damaged` by file name.
 
     Raises:
         DataError: no ledger, no VAE, or a track that is missing, broken or too short.
@@ -253,16 +269,22 @@ def encode(project: Project, progress: Progress = silent) -> Encoded:
     device = select_device(settings.project.device)
     accelerator = make_accelerator(device)
     # in float32 whatever the project's precision: latents are made once, and are the same on every machine to rounding
-    vae_model = load_vae(project.path(settings.encode.vae), accelerator.device)
+    vae_model = load_vae(project.model(settings.encode.vae), accelerator.device)
     rows = used(read_ledger(project.ledger))
     folder, is_main = project.path(settings.encode.folder), accelerator.is_main_process
     with ExitStack() as stack:
         all_or_none(accelerator, lambda: stack.enter_context(held(folder)) if is_main else None)
-        return _encode(project, rows, folder, vae_model, accelerator, progress)
+        return _encode(project, rows, folder, vae_model, accelerator, progress, damaged)
 
 
 def _encode(
-    project: Project, rows: list[Row], folder: Path, vae_model: VAEModel, accelerator: Any, progress: Progress
+    project: Project,
+    rows: list[Row],
+    folder: Path,
+    vae_model: VAEModel,
+    accelerator: Any,
+    progress: Progress,
+    damaged: Collection[str],
 ) -> Encoded:
     """Encode into a folder that no other command encodes into; see `encode`."""
     try:
@@ -276,6 +298,7 @@ def _encode(
             accelerator.process_index,
             accelerator.num_processes,
             accelerator.wait_for_everyone,
+            damaged,
         )
     except DualdiffError as error:
         error.is_everyones = accelerator.num_processes == 1  # each process has tracks of its own
@@ -319,18 +342,23 @@ def _per_game(
     }
 
 
-def _compare_with_untrained(project: Project, vae_model: VAEModel) -> None:
-    """Say so where the VAE is no better than an untrained one, as far as the music is still there to tell."""
+def _require_faithful(project: Project, vae_model: VAEModel, force: bool) -> None:
+    """Compare the VAE with its format's own round trip, as far as the music is still there.
+
+    Raises:
+        DataError: it reconstructs no music, and `force` is off.
+    """
     try:
         rows = used(read_ledger(project.ledger))
-        frames = 8 * vae_model.vae.reduction
+        frames = FIDELITY_COLUMNS * vae_model.vae.reduction
         folder = project.music(rows)
         crops = TrackCrops(rows, folder, vae_model.format, frames, 0, cache_bytes=0)
         waveform = crops.examples(0, CHECKED // 2).tensors["waveform"]
     except DataError as error:
-        log.info("the VAE is not compared with an untrained one: %s", error.message)
+        log.info("the VAE is not compared with its format: %s", error.message)
         return
-    warn_of_untrained(vae_model, waveform.to(vae_model.vae.positions.device))
+    found = fidelity(vae_model, waveform.to(vae_model.vae.positions.device))
+    require_fidelity(found, vae_model.folder, force)
 
 
 def picture(path: Path) -> Path:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dualdiff.core.errors import DualdiffError
+from dualdiff.core.errors import ConfigError, DualdiffError
 from dualdiff.training.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,19 @@ def free_bytes() -> int | None:
     except OSError:
         return None
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] if found else None
+    limited = _free_of_the_container()
+    return min([*found[:1], *limited], default=None)
+
+
+def _free_of_the_container(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """The memory that is left under the limit of a container (cgroups of version 2), if there is one."""
+    try:
+        limit, taken = ((root / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        lines = (root / "memory.stat").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return []
+    cached = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return [max(0, int(limit) - int(taken) + cached)] if limit.isdecimal() else []
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -83,6 +95,46 @@ def saved_bytes(attempt: Callable[[int], None]) -> int:
 def state_bytes(parameters: int, config: TrainConfig) -> int:
     """What a training holds beside weights and gradients: Adam's two moments, and each average of the weights."""
     return 4 * parameters * (2 + len(config.ema_widths))
+
+
+def require_room(
+    where: str,
+    section: str,
+    config: TrainConfig,
+    device: torch.device,
+    build: Callable[[str], nn.Module],
+) -> None:
+    """Reckon from shapes, before a network is built, whether it can be trained in the memory that is free.
+
+    Weights, gradients, the optimizer's state and the weight averages are counted. What an example takes besides is
+    measured later (`saved_bytes`), on a network that fits.
+
+    Args:
+        where: the place of its settings, for the message.
+        section: their section.
+        config: of the training.
+        device: to train on.
+        build: makes the network on the device of a name; it is called with "meta", where tensors have no memory.
+
+    Raises:
+        ConfigError: it needs more than is free.
+    """
+    free = free_bytes() if device.type == "cpu" else _free_on_gpu(device)
+    if free is None:
+        return
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build("meta").parameters())
+    needed = 8 * parameters + state_bytes(parameters, config)
+    if needed > free:
+        raise ConfigError(
+            f"{where}: [{section}] makes a network of {parameters / 1e6:,.0f} million parameters, which takes "
+            f"{needed / 1e9:.3g} GB to train; {free / 1e9:.3g} GB are free",
+            f"lower {section}.base_channels, or the number of {section}.train.ema_widths",
+        )
+
+
+def _free_on_gpu(device: torch.device) -> int | None:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def micro_batch(share: int, device: torch.device, attempt: Callable[[int], None], to_come_bytes: int = 0) -> int | None:

@@ -6,18 +6,16 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import nn
 
 from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.core.files import sha256_of
-from dualdiff.core.types import Waveform
-from dualdiff.data.latent_dataset import ENCODE, LatentIndex
+from dualdiff.data.latent_dataset import ENCODE, INDEX_NAME, LatentFile, LatentIndex
 from dualdiff.data.loader import Batch
 from dualdiff.data.manifest import Row
-from dualdiff.model_store.model import SIGMA_DATA, VAEModel
+from dualdiff.model_store.model import SIGMA_DATA
 from dualdiff.models.vae import VAE
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.ema.snapshots import stored_widths
@@ -26,18 +24,11 @@ from dualdiff.training.memory import divisors, free_bytes, memory_bytes, out_of_
 
 log = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
-
 SILENT_DB = -80.0
 """A crop below this has no sound in it."""
 
-HASHED = 3
-"""Files of music or latents that are compared with their hashes; `dualdiff encode --check` compares all latents."""
-
 FACTOR_WARNED, FACTOR_REFUSED = 1.5, 4.0
 """How far the size of latents may be from the design, either way."""
-
-GIB = 2**30
 
 
 def require_sound(batch: Batch) -> None:
@@ -57,16 +48,29 @@ def require_sound(batch: Batch) -> None:
 
 
 def require_same_music(rows: Sequence[Row], folder: Path) -> None:
-    """Compare a few tracks below the music `folder` with the hashes that the ledger has of them.
+    """Compare all tracks below the music `folder` with the manifest: sizes and times, and hashes where these differ.
 
     Raises:
-        DataError: one is missing or differs.
+        DataError: some are missing or hold other audio; names the first, and says how many there are.
     """
-    for row in _spread(rows):
-        path = folder / row.source
-        if not path.is_file() or sha256_of(path) != row.sha256:
-            problem = "has changed since it was scanned" if path.is_file() else "is missing"
-            raise DataError(f"{path} {problem}", "`dualdiff dataset scan` brings the ledger up to date")
+    wrong = [(folder / row.source, problem) for row in rows if (problem := _problem_of(row, folder))]
+    if wrong:
+        path, problem = wrong[0]
+        others = f" (and {len(wrong) - 1} more of {len(rows)} tracks)" if len(wrong) > 1 else ""
+        raise DataError(f"{path} {problem}{others}", "`dualdiff dataset scan` brings the manifest up to date")
+
+
+def _problem_of(row: Row, folder: Path) -> str:
+    """What is wrong with the audio of a row; empty if nothing is."""
+    path = folder / row.source
+    try:
+        status = path.stat()
+    except OSError:
+        return "is missing"
+    is_known = not row.rendered and (status.st_size, status.st_mtime_ns) == (row.bytes, row.mtime_ns)
+    if is_known or (path.is_file() and sha256_of(path) == row.sha256):
+        return ""
+    return "has changed since it was scanned"
 
 
 def require_design(index: LatentIndex, vae: VAE) -> None:
@@ -109,48 +113,28 @@ def require_scale(batch: Batch, index: LatentIndex) -> None:
 
 
 def require_hashes(index: LatentIndex) -> None:
-    """Compare a few files of latents with the hashes that the index has of them.
+    """Compare all files of latents with the index: their sizes and times, and where these differ their hashes.
 
     Raises:
         DataError: one is missing or differs.
     """
-    for path, file in _spread([(track.path, file) for track in index.tracks for file in track.files]):
-        place = index.folder / file.name
-        found = sha256_of(place) if place.is_file() else ""
-        if found != file.sha256:
-            problem = "is not what was written" if found else "is missing"
-            raise DataError(f"{place}, the latents of {path}, {problem}", "`dualdiff encode --check` looks at all")
+    written_ns = (index.folder / INDEX_NAME).stat().st_mtime_ns
+    for track in index.tracks:
+        for file in track.files:
+            place = index.folder / file.name
+            is_there = place.is_file()
+            if is_there and is_as_indexed(place, file, written_ns):
+                continue
+            problem = "is not what was written" if is_there else "is missing"
+            hint = "`dualdiff encode --repair` makes again what is missing or changed"
+            raise DataError(f"{place}, the latents of {track.path}, {problem}", hint)
 
 
-def _spread(whole: Sequence[Item]) -> Sequence[Item]:
-    """A few of many, from first to last."""
-    return whole[:: max(1, len(whole) // HASHED)][:HASHED]
-
-
-@torch.no_grad()
-def warn_of_untrained(vae_model: VAEModel, waveform: Waveform) -> tuple[float, float]:
-    """The mean absolute error of a VAE's reconstructions (B, 2, T), and that of the same VAE untrained.
-
-    Says so where the trained one is no better.
-    """
-    vae = vae_model.vae
-    sample = vae_model.format.encode(waveform)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        fresh = VAE(vae.config, channels=vae_model.format.channels, frequencies=vae_model.format.frequencies())
-    fresh = fresh.to(sample.device).eval()
-    trained, untrained = (
-        float((network.decode(network.encode(sample)) - sample).abs().mean()) for network in (vae, fresh)
-    )
-    if not trained < untrained:
-        log.warning(
-            "the VAE in %s reconstructs no better than an untrained one (mean error %.3g against %.3g): "
-            "what is trained on its latents will be noise; train it for longer",
-            vae_model.folder,
-            trained,
-            untrained,
-        )
-    return trained, untrained
+def is_as_indexed(path: Path, file: LatentFile, written_ns: int) -> bool:
+    """Return whether a file is the one of the index: unchanged since `written_ns`, the time of the index, or equal."""
+    status = path.stat()
+    is_known = status.st_mtime_ns < written_ns and status.st_size == file.bytes
+    return is_known or sha256_of(path) == file.sha256
 
 
 @dataclass(frozen=True)
@@ -165,10 +149,23 @@ class Costs:
     def words(self, config: TrainConfig, steps: int) -> str:
         """One line for the user."""
         return (
-            f"before the first step: {config.grad_accum_steps} x micro-batch a step, about {self.step_s:.3g} s; "
-            f"memory {self.memory_bytes / GIB:.2f} GiB; checkpoints {self.disk_bytes / GIB:.2f} GiB "
-            f"of {self.free_disk_bytes / GIB:.0f} free; {steps} steps take about {span(steps * self.step_s)}"
+            f"{steps:,} steps of about {self.step_s:.3g} s take about {span(steps * self.step_s)}; a step computes "
+            f"{config.batch_size} examples{_in_parts(config.grad_accum_steps)}; memory: {size(self.memory_bytes)}; "
+            f"disk: {size(self.disk_bytes)} at most, {size(self.free_disk_bytes)} are free"
         )
+
+
+def _in_parts(count: int) -> str:
+    return f", in {count} micro-batches one after the other" if count > 1 else ""
+
+
+def size(count: float) -> str:
+    """A number of bytes in words, with two or three figures."""
+    units = iter(("bytes", "kB", "MB", "GB"))
+    unit = next(units)
+    while count >= 999.5 and unit != "GB":
+        count, unit = count / 1000, next(units)
+    return f"{count:,.0f} {unit}" if count >= 99.5 or unit == "bytes" else f"{count:.3g} {unit}"
 
 
 def span(seconds: float) -> str:
@@ -202,8 +199,8 @@ def require_disk(folder: Path, model: nn.Module, config: TrainConfig) -> tuple[i
     free = shutil.disk_usage(existing).free
     if needed - there > free:
         raise DualdiffError(
-            f"the disk of {folder} has {free / GIB:.2f} GiB free, and this training needs "
-            f"{(needed - there) / GIB:.2f} GiB for its checkpoints and weight averages",
+            f"the disk of {folder} has {size(free)} free, and this training needs "
+            f"{size(needed - there)} more for its checkpoints and weight averages",
             "free some space, or lower keep_checkpoints, keep_ema_snapshots or the number of ema_widths",
         )
     return needed, free

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import importlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -76,11 +77,15 @@ class Job:
 def make_accelerator(device: torch.device) -> Accelerator:
     """The processes, and the device of this one. Precision is the networks' own affair, who know what stays float32.
 
-    Several processes part in order when each exits: those that only stop are now and then aborted, by a thread of
-    theirs that still waits for the others.
+    Several processes leave their group in order when each exits, which ends the group's threads: one that outlives the
+    interpreter now and then aborts the process.
     """
     if launched_rank() is None and (found := forget_ranks()):
         log.warning("%s of the environment are ignored: no launcher started this process", ", ".join(found))
+    if launched_rank() is not None:
+        # Its functions have the group for a default, taken when they are imported. The optimizer imports them, later
+        # than the group is made: they would keep it, and its threads, alive for ever.
+        importlib.import_module("torch.distributed.nn.functional")
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     if accelerator.num_processes > 1:
         atexit.register(leave)

@@ -19,7 +19,7 @@ from dualdiff.core.process import launched_alone, launched_rank
 from dualdiff.training.signals import StopSignals
 from tests.conftest import tiny_settings
 
-UNET = [sys.executable, "-m", "dualdiff", "unet", "train", *tiny_settings()]
+UNET = [sys.executable, "-m", "dualdiff", "unet", "train", "--force", *tiny_settings()]
 
 
 def checkpoints(folder: Path) -> list[int]:

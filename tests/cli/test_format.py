@@ -132,3 +132,14 @@ def test_games_take_turns():
     rows = rows[:4]
     assert [row.path for row in spread(rows, 3)] == ["A/1", "B/1", "B/2"]
     assert len(spread(rows, 9)) == 4
+
+
+def test_a_page_is_written_without_baselines_too(run_cli, music, tmp_path):
+    out = tmp_path / "out"
+    line = ("format", "roundtrip", music / "Bubble Bay" / "01 tune.flac", "--no-baselines", "--seconds", 0.5)
+    outcome = run_cli(*line, "--out", out, "--quality", "draft", "--json")
+    assert outcome.code == 0
+    page = out / "comparison.html"
+    assert json.loads(outcome.stdout)["page"] == str(page)
+    assert [way["name"] for way in json.loads(outcome.stdout)["ways"]] == ["multimel"]
+    assert "<audio" in page.read_text(encoding="utf-8")

@@ -60,3 +60,13 @@ def test_a_page_of_audio_shows_its_spectrogram(tmp_path, music, run_cli):
     page = tmp_path / "report.html"
     assert run_cli("inspect", music / "Bubble Bay" / "01 tune.flac", "--html", page).code == 0
     assert "data:image/png;base64," in page.read_text(encoding="utf-8")
+
+
+def test_a_model_that_is_not_there_is_refused_with_near_names(chain, music, run_cli):
+    clip = music / "Bubble Bay" / "01 tune.flac"
+    refused = run_cli("inspect", clip, "--project", chain, "--model", "umet")
+    assert refused.code == 3
+    assert "there is no model umet" in refused.stderr
+    assert "models/unet" in refused.stderr
+    for name in ("unet", "nano"):
+        assert run_cli("inspect", clip, "--project", chain, "--model", name).code == 0

@@ -25,7 +25,7 @@ from dualdiff.data import encode as encode_module
 from dualdiff.data.chunks import windows
 from dualdiff.data.config import EncodeConfig, Variant
 from dualdiff.data.encode import Encoded, encode_tracks, latents_of
-from dualdiff.data.latent_dataset import LatentCrops, LatentIndex, check
+from dualdiff.data.latent_dataset import LatentCrops, LatentIndex, damage_of, require_whole
 from dualdiff.data.loader import load
 from dualdiff.data.manifest import Row
 from dualdiff.data.waveform_dataset import at_loudness
@@ -483,6 +483,12 @@ def test_tracks_that_cannot_be_encoded_are_named(again: Callable[..., Encoded], 
 
 
 # The folder
+
+
+def check(folder: Path) -> LatentIndex:
+    index = LatentIndex.open(folder)
+    require_whole(damage_of(index))
+    return index
 
 
 def test_check_finds_what_changed_or_is_gone(again: Callable[..., Encoded], tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_the_chain_runs_on_every_format_and_its_vae_learns(scanned: Path, chosen
     train_vae(project)
     record = (scanned / "runs" / run / "metrics.jsonl").read_text()
     assert "validation/phase" in record
-    for command in ("encode", "unet train"):
+    for command in ("encode", "unet train --force"):
         overrides = [part for override in settings for part in ("--set", override)]
         assert cli.run([*command.split(), "--project", str(scanned), *overrides]) == 0, command
     clip = Pipeline.load(scanned / "models" / f"{run}-unet", "cpu").generate(length_s=0.5, seed=1)

@@ -20,12 +20,14 @@ from dualdiff.generation.recipe import sealed
 from dualdiff.inspection.audio import copies_notes
 from dualdiff.inspection.dispatch import Asked, inspect
 from dualdiff.inspection.model import map_of_games
-from dualdiff.model_store.components import add_part
+from dualdiff.model_store.components import add_part, read_model_json
+from dualdiff.model_store.location import shipped_model
 from dualdiff.model_store.model import load_model, load_vae
 from tests.conftest import melody
 from tests.model_store.test_model import write_model
 
 RATE = 32000
+MUSIC = Path(__file__).parents[2] / "examples" / "music"
 TRACKS = [("A", 0), ("A", 1), ("A", 2), ("B", 3), ("B", 4), ("B", 5)]
 EVIL = "<script>alert(1)</script>" * 50
 
@@ -240,3 +242,54 @@ def test_latents_say_whether_their_vae_and_ledger_are_still_those(project, tmp_p
     (tmp_path / "dualdiff.toml").write_text("")
     lonely = inspect(project / "latents", Asked(project=tmp_path))
     assert {row[3] for row in sheet(lonely, "came from").rows} == {"not here"}
+
+
+def test_of_an_extended_clip_only_the_new_seconds_are_compared(project):
+    kept, new = 0.3 * melody(220.0, 1, 8.0), 0.3 * melody(700.0, 99, 6.0)
+    whole = torch.cat([kept, new], -1)
+    rewrite = {"file": "kept.flac", "sha256": "0" * 64, "start_s": 8.0, "end_s": 14.0, "strength": 1.0}
+    found = {
+        name: sheet(inspect(write_clip(project, f"{name}.flac", whole, **changes)), "nearest training passages").rows
+        for name, changes in {"all new": {}, "extended": {"rewrite": rewrite}}.items()
+    }
+    assert (found["all new"][0][0] < 4.5, found["all new"][0][1]) == (True, "A/1.flac")
+    assert all(row[0] >= 8.0 for row in found["extended"])
+    assert found["extended"][0][6] > found["all new"][0][6], "what was kept does not count"
+    short = write_clip(project, "short.flac", whole, rewrite={**rewrite, "start_s": 11.0, "end_s": 13.0})
+    assert any("the model wrote 2.0 s of it" in note for note in inspect(short).notes)
+    for name in ("all new", "extended", "short"):
+        (project / "clips" / f"{name}.flac").unlink()
+
+
+def test_a_model_says_the_share_of_its_clips_that_is_flagged(project):
+    text = (project / "dualdiff.toml").read_text()
+    (project / "dualdiff.toml").write_text(text + '\n[generate]\nout = "own clips"\n')
+    assert "clips here" not in inspect(project / "models" / "unet").facts
+    for name, seed, model in (("a", 1, ""), ("b", 2, ""), ("c", 3, "f" * 64)):
+        write_clip(project, f"../own clips/{name}.flac", 0.3 * melody(220.0, seed, 8.0), model)
+    facts = inspect(project / "models" / "unet").facts
+    assert facts["clips here"] == 2, "the third is of another model"
+    assert inspect(project / "models" / "unet", Asked(copies=False)).facts.get("clips here") is None
+    (project / "dualdiff.toml").write_text(text)
+
+
+def test_clips_of_the_model_that_ships_are_compared_with_its_training_music_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = shipped_model()
+    assert sum(path.stat().st_size for path in folder.glob("fingerprints.*")) < 3_000_000
+    track = MUSIC / "Noiz2sa" / "stg1.ogg"
+    rate = audio.probe(track).sample_rate
+    learned = audio.read(track, sample_rate=rate, start_s=20, duration_s=9)
+    made = {"learned": (0.5 * learned, rate), "new": (melody(220.0, 5, 9.0), RATE)}
+    digest = read_model_json(folder)["parts"]["unet"]
+    for name, (waveform, sample_rate) in made.items():
+        recipe = {"dualdiff": "0.1", "model": digest, "games": {"Noiz2sa": 1.0}, "seed": 3, "length_s": 9.0}
+        path = tmp_path / "clips" / f"{name}.flac"
+        audio.write(path, waveform, sample_rate, title="A", comment=json.dumps(sealed(recipe)))
+    found = {name: inspect(tmp_path / "clips" / f"{name}.flac") for name in made}
+    assert found["learned"].facts["may be copied"] is True
+    assert "Noiz2sa" in sheet(found["learned"], "nearest training passages").rows[0][1]
+    assert found["new"].facts["may be copied"] is False
+    model = inspect(Path("nano")).facts
+    assert model["fingerprints of training tracks"] == 96
+    assert (model["clips here"], model["clips flagged"], model["clips flagged, share"]) == (2, 1, 0.5)

@@ -23,7 +23,7 @@ from dualdiff.training.loop import Loop
 from dualdiff.training.objective import Loss, Place
 from dualdiff.training.resume_check import Unheard
 from dualdiff.training.run_folder import Run
-from dualdiff.training.session import make_accelerator, train
+from dualdiff.training.session import leave, make_accelerator, train
 from dualdiff.training.time_budget import Budget
 from tests.conftest import TINY
 from tests.training.test_loop import IDENTITY, Numbers, fit, settings
@@ -154,6 +154,13 @@ def main(folder: Path) -> None:
         found = work(folder / work.__name__)
         jobs.micro_batch = original  # type: ignore[assignment]
         (folder / f"{work.__name__}-{os.environ['RANK']}.json").write_text(json.dumps(found))
+    leave()
+    (folder / f"leave-{os.environ['RANK']}.json").write_text(json.dumps(threads()))
+
+
+def threads() -> list[str]:
+    """The names of this process's threads, as Linux has them."""
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +215,12 @@ def test_so_do_both_trainings(
         for place in (tmp_path, both / "real")
     ]
     assert records[0] == pytest.approx(records[1], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux names the threads of a process")
+def test_leaving_the_group_ends_its_threads(both: Path) -> None:
+    for names in of(both, leave):
+        assert not [name for name in names if "gloo" in name], "one that outlives the interpreter aborts the process"  # type: ignore[attr-defined]
 
 
 def test_they_agree(both: Path) -> None:

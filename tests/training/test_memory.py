@@ -115,8 +115,8 @@ def test_micro_batches_are_chosen_and_told(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.INFO):
         train(job(tmp_path / "auto", grad_accum_steps=0))
     assert "micro-batches of 4 examples fit: grad_accum_steps = 1" in caplog.text
-    assert "before the first step: 1 x micro-batch a step" in caplog.text
-    assert "12 steps take about" in caplog.text
+    assert "a step computes 4 examples; memory" in caplog.text
+    assert "12 steps of about" in caplog.text
     assert state_of(tmp_path / "auto")
 
 

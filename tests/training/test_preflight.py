@@ -11,23 +11,33 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dualdiff import audio
 from dualdiff.core.errors import ConfigError, DataError
+from dualdiff.core.files import sha256_of
 from dualdiff.data.latent_dataset import LatentIndex
 from dualdiff.data.loader import Batch
+from dualdiff.data.manifest import read_ledger, used
+from dualdiff.evaluation.vae_reconstruction import fidelity, require_fidelity
+from dualdiff.model_store.location import shipped_model
 from dualdiff.model_store.model import load_vae
 from dualdiff.models.vae import VAE
 from dualdiff.project.settings import Project, open_project
 from dualdiff.tasks.train import train_unet, train_vae, training_rows
+from dualdiff.training import preflight
+from dualdiff.training.config import TrainConfig
 from dualdiff.training.latent_statistics import run_statistics
 from dualdiff.training.preflight import (
+    Costs,
     require_design,
+    require_hashes,
     require_same_music,
     require_scale,
     require_sound,
     span,
-    warn_of_untrained,
 )
-from tests.conftest import TINY, melody
+from tests.conftest import TINY
+
+MUSIC = Path(__file__).parents[2] / "examples" / "music"
 
 
 @pytest.fixture
@@ -51,9 +61,12 @@ def edit_index(folder: Path, change: Callable[[dict[str, object]], None]) -> Non
 
 
 def test_an_absurd_learning_rate_is_refused_by_its_line(trained: Path) -> None:
-    for rate, words in (("5", "throws every weight over"), ("1e-9", "moves next to nothing")):
+    for rate, words in (("0.4", "throws every weight over"), ("1e-9", "moves next to nothing")):
         with pytest.raises(ConfigError, match=rf"unet.train.learning_rate = .* is absurd: it {words}"):
             train_unet(opened(trained, f"unet.train.learning_rate={rate}"))
+    with pytest.raises(ConfigError, match="0.08 is too high for a warm-up of 0 steps") as raised:
+        train_unet(opened(trained, "unet.train.learning_rate=0.08", "unet.train.warmup_steps=0"))
+    assert "warmup_steps = 3 or more" in raised.value.hint
     assert not list((trained / "runs").glob("*/state.json")), "there is no run yet"
 
 
@@ -65,7 +78,7 @@ def test_statistics_of_another_scale_are_refused_and_mending_them_is_enough(trai
     assert "dualdiff encode" in raised.value.hint
     assert not list((trained / "runs").glob("*/state.json")), "there is no run yet"
     (trained / "latents" / "index.json").write_text(before)
-    assert train_unet(opened(trained, "unet.train.steps=1")).steps == 1
+    assert train_unet(opened(trained, "unet.train.steps=1"), force=True).steps == 1
 
 
 def test_latents_far_from_the_design_of_their_vae_are_refused(chain: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -115,13 +128,45 @@ def test_music_that_has_changed_since_the_scan_is_refused_before_the_vae_is_trai
     assert not list((tmp_path / "runs").glob("*/state.json")), "there is no run yet"
 
 
-def test_files_that_are_not_the_ones_of_the_index_are_refused(trained: Path) -> None:
-    def swap(table: dict[str, object]) -> None:
-        first = table["tracks"][0]["files"][0]  # type: ignore[index]
-        first[1] = "0" * 64
+def test_every_track_is_compared_with_the_manifest_by_size_and_time_and_by_hash_where_these_differ(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    music = tmp_path / "music"
+    shutil.copytree(open_project(chain).path(open_project(chain).settings.dataset.folder), music)
+    rows = used(read_ledger(chain / "dataset.jsonl"))
+    hashed: list[Path] = []
+    monkeypatch.setattr(preflight, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))  # type: ignore[func-returns-value]
+    require_same_music(rows, music)
+    assert not hashed
+    (music / rows[1].source).touch()
+    require_same_music(rows, music)
+    assert hashed == [music / rows[1].source]
+    for row in rows:  # whichever it is, it is noticed
+        path = music / row.source
+        good = path.read_bytes()
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(DataError, match="has changed since it was scanned"):
+            require_same_music(rows, music)
+        path.write_bytes(good)
+    for row in rows[-2:]:
+        (music / row.source).unlink()
+    with pytest.raises(DataError, match=rf"is missing \(and 1 more of {len(rows)} tracks\)"):
+        require_same_music(rows, music)
 
-    edit_index(trained, swap)
-    with pytest.raises(DataError, match="is not what was written"):
+
+def test_files_that_are_not_the_ones_of_the_index_are_refused(trained: Path) -> None:
+    index = LatentIndex.open(trained / "latents")
+    for track in index.tracks:
+        path = trained / "latents" / track.files[0].name
+        good = path.read_bytes()
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(DataError, match=f"{path.name}.* is not what was written") as raised:
+            require_hashes(index)
+        path.write_bytes(good)
+    assert "encode --repair" in raised.value.hint
+    require_hashes(index)
+    path.unlink()
+    with pytest.raises(DataError, match="is missing"):
         train_unet(opened(trained))
 
 
@@ -131,37 +176,74 @@ def test_latents_of_another_vae_are_refused_by_name(trained: Path) -> None:
         train_unet(opened(trained))
 
 
-def test_a_vae_no_better_than_an_untrained_one_is_told(chain: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = load_vae(chain / "models" / "vae")
-    waveform = melody(220.0, seed=0)[None, :, : model.format.num_samples(64)]
+def test_a_vae_that_reconstructs_no_music_is_refused_unless_forced(trained: Path, chain: Path) -> None:
+    (trained / "music").symlink_to(chain / "music")
+    with pytest.raises(DataError, match="a UNet would learn noise") as raised:  # its VAE has taken four steps
+        train_unet(opened(trained))
+    assert "--force" in raised.value.hint
+    assert not list((trained / "runs").glob("*/state.json")), "there is no run yet"
+    assert train_unet(opened(trained, "unet.train.steps=1"), force=True).steps == 1
+
+
+def test_a_vae_is_measured_against_the_round_trip_of_its_format(caplog: pytest.LogCaptureFixture) -> None:
+    folder = shipped_model()
+    assert folder is not None
+    model = load_vae(folder)
+    made = model.format
+    waveform = audio.read(MUSIC / "Freedoom" / "E1M1.ogg", sample_rate=made.sample_rate, start_s=10, duration_s=1)
+    lufs = audio.loudness_lufs(waveform, made.sample_rate)
+    waveform = audio.gain_to(waveform, lufs, made.config.loudness_lufs)[None, :, : made.num_samples(64)]
     torch.manual_seed(0)
-    fresh = VAE(model.vae.config, channels=2, frequencies=model.format.frequencies()).eval()
+    fresh = VAE(model.vae.config, channels=2, frequencies=made.frequencies()).eval()
+    perfect = SimpleNamespace(
+        encode=lambda sample: sample, decode=lambda latents: latents, positions=model.vae.positions
+    )
+    found = {
+        name: fidelity(replace(model, vae=vae), waveform)  # type: ignore[arg-type]
+        for name, vae in {"untrained": fresh, "shipped": model.vae, "perfect": perfect}.items()
+    }
+    assert found["untrained"].share < 0 < 0.4 < found["shipped"].share < found["perfect"].share == pytest.approx(1)
     with caplog.at_level(logging.WARNING):
-        trained, untrained = warn_of_untrained(replace(model, vae=fresh), waveform)
-    assert trained == untrained
-    assert "reconstructs no better than an untrained one" in caplog.text
-    caplog.clear()
-    perfect = SimpleNamespace(config=model.vae.config, encode=lambda sample: sample, decode=lambda latents: latents)
-    with caplog.at_level(logging.WARNING):
-        trained, untrained = warn_of_untrained(replace(model, vae=perfect), waveform)  # type: ignore[arg-type]
-    assert trained < untrained
+        require_fidelity(found["shipped"], folder)
     assert not caplog.records
+    with pytest.raises(DataError, match="dB from the music"):
+        require_fidelity(found["untrained"], folder)
+
+
+def test_a_network_too_large_for_the_memory_is_refused_before_it_is_built(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"\[unet\] makes a network of .* million parameters, which takes"):
+        train_unet(opened(trained, "unet.base_channels=8192"))
+    monkeypatch.setattr("dualdiff.training.memory.free_bytes", lambda: 10_000)
+    with pytest.raises(ConfigError, match=r"\[vae\] makes a network of") as raised:
+        train_vae(opened(trained))
+    assert "vae.base_channels" in raised.value.hint
+
+
+def test_costs_are_said_in_plain_words() -> None:
+    config = TrainConfig(batch_size=8, grad_accum_steps=2)
+    words = Costs(0.5, 730_000_000, 183_400_000, 61_000_000_000).words(config, 1000)
+    assert words == (
+        "1,000 steps of about 0.5 s take about 8 min; a step computes 8 examples, in 2 micro-batches one after the "
+        "other; memory: 730 MB; disk: 183 MB at most, 61 GB are free"
+    )
 
 
 def test_a_run_goes_on_with_its_own_statistics_when_tracks_were_added(
     trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = train_unet(opened(trained, "unet.train.steps=1"))
+    first = train_unet(opened(trained, "unet.train.steps=1"), force=True)
     began_with = json.loads((first.run / "latents.json").read_text())
     edit_index(trained, lambda table: table.update(std=[1.05 * value for value in table["std"]]))  # type: ignore[attr-defined]
     with caplog.at_level(logging.INFO):
-        assert train_unet(opened(trained, "unet.train.steps=2")).steps == 2
+        assert train_unet(opened(trained, "unet.train.steps=2"), force=True).steps == 2
     assert "goes on with the latent statistics that it began with" in caplog.text
     facts = json.loads((first.model / "unet.json").read_text())["facts"]
     assert facts["latent_std"] == began_with["std"]
     edit_index(trained, lambda table: table.update(std=[4.0 * value for value in table["std"]]))  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="have changed too much since") as raised:
-        train_unet(opened(trained, "unet.train.steps=3"))
+        train_unet(opened(trained, "unet.train.steps=3"), force=True)
     assert "unet.train.run" in raised.value.hint
 
 
