@@ -21,9 +21,7 @@ from dualdiff.core.types import Waveform
 from dualdiff.evaluation import notes
 from dualdiff.evaluation.metrics import METRICS, spectrogram
 from dualdiff.formats.config import MultiMelConfig
-from dualdiff.formats.mel import MelFormat
-from dualdiff.formats.melbase import AbstractMel
-from dualdiff.formats.multimel import MultiMelFormat
+from dualdiff.formats.mel import AbstractMel, MelFormat, MultiMelFormat
 
 RATE = 32000
 EDGES_HZ = (20, 250, 1000, 4000, 16000)

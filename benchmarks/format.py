@@ -30,9 +30,7 @@ from dualdiff.evaluation.metrics import METRICS
 from dualdiff.formats.config import MelConfig, MultiMelConfig
 from dualdiff.formats.filterbank import mel_inverse
 from dualdiff.formats.griffin_lim import Polish, Target
-from dualdiff.formats.mel import MelFormat
-from dualdiff.formats.melbase import ITERATIONS, AbstractMel, filters_of
-from dualdiff.formats.multimel import MultiMelFormat
+from dualdiff.formats.mel import ITERATIONS, AbstractMel, MelFormat, MultiMelFormat, filters_of
 from dualdiff.formats.phase_retrieval import Recovery, at_random, recover
 from dualdiff.formats.stft import Stft, hann_power_window
 

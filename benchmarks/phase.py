@@ -20,8 +20,9 @@ from dualdiff.core.types import Sample, Waveform
 from dualdiff.evaluation.metrics import METRICS
 from dualdiff.formats.filterbank import filters_on
 from dualdiff.formats.griffin_lim import ACCELERATED, FAST, Bands, Pace, Polish, Target, stereo_weight
-from dualdiff.formats.melbase import BLEND_HZ, FREE_HZ, MONO_SHARE
-from dualdiff.formats.phase_retrieval import Integrated, Recovery, at_random, recover
+from dualdiff.formats.mel import BLEND_HZ, FREE_HZ, MONO_SHARE
+from dualdiff.formats.pghi import Integrated
+from dualdiff.formats.phase_retrieval import Recovery, at_random, recover
 from dualdiff.formats.stft import Stft, with_magnitude
 
 STFT, INVERSE = MEL._short_stft, MEL._back.inverse

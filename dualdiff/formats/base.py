@@ -9,8 +9,7 @@ from dualdiff.core.quality import Quality
 from dualdiff.core.types import Sample, Waveform
 from dualdiff.formats.config import FORMAT_CONFIGS
 from dualdiff.formats.lapped import MCLTFormat, MDCTFormat
-from dualdiff.formats.mel import MelFormat
-from dualdiff.formats.multimel import MultiMelFormat
+from dualdiff.formats.mel import MelFormat, MultiMelFormat
 from dualdiff.formats.waveform import WaveformFormat
 
 

@@ -9,14 +9,11 @@ Letters: C channels, T time in audio samples, N frames, F bins, those of the lon
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dualdiff.core.types import Waveform
-from dualdiff.formats.phase_retrieval import Known, known_or_random, outward, phase_gradient, unit_spectra
 from dualdiff.formats.stft import Stft, reflected, wrapped
 
 CROSSOVER = 0.25
@@ -150,68 +147,3 @@ def _resamplers(taps: Tensor, factor: int, hop_length: int) -> tuple[Tensor, Ten
         inside = (tap >= 0) & (tap < len(taps))
         up[sample, inside] = factor * taps[tap[inside]]
     return down, up
-
-
-@dataclass(frozen=True)
-class SplitStart:
-    """Integrated phases to start from, of both windows as one: a `phase.Starter`.
-
-    Counted from the middle of a window, the phases of a sound are the same in both transforms. So one integration goes
-    through both, side by side at the crossover's middle; what each has beyond it follows from the other.
-    """
-
-    stft: SplitStft
-    stds: tuple[float, float]
-    """Standard deviations of the long and the short window, audio samples."""
-
-    def __call__(self, magnitudes: Tensor, known: Known, generator: torch.Generator, circular: bool) -> Tensor:
-        """See `phase.Starter`."""
-        stft = self.stft
-        mid = magnitudes.mean(0).cpu()
-        low, high = _from_the_middle(stft.low), _from_the_middle(stft.high)
-        centred = torch.cat([low[: stft.low_bins], high[stft.high_first :]])
-        phase, fixed = known_or_random(mid, known, generator)
-        phase += centred
-        per_frame, per_bin = self._gradients(mid, circular)
-        joined = self._joined()
-        loud, along_frames, along_bins, found = (
-            values[:, joined].contiguous() for values in (mid, per_frame, per_bin, phase)
-        )
-        outward(loud, along_frames, along_bins, found, fixed, circular)
-        new = (~fixed).nonzero().flatten()
-        phase[new[:, None], joined] = found[new]
-        for bin, near, bins in self._beyond(joined):
-            phase[new, bin] = phase[new, near] + bins * per_bin[new, near]
-        return unit_spectra(phase - centred, magnitudes.device)
-
-    def _gradients(self, mid: Tensor, circular: bool) -> tuple[Tensor, Tensor]:
-        """Both derivatives of the phases (N, F) that count from the middle of the window."""
-        stft, found = self.stft, []
-        for part, transform, std, first in (
-            (mid[:, : stft.low_bins], stft.low, self.stds[0] / stft.factor, 0),
-            (mid[:, stft.low_bins :], stft.high, self.stds[1], stft.high_first),
-        ):
-            per_frame, per_bin = phase_gradient(part, transform, std, circular, first)
-            found.append((per_frame, per_bin + 2 * math.pi * transform.half / transform.n_fft))
-        return torch.cat([each[0] for each in found], 1), torch.cat([each[1] for each in found], 1)
-
-    def _joined(self) -> Tensor:
-        """The bins of each window on its side of the crossover's middle, in order."""
-        hz, stft = self.stft.frequencies_hz, self.stft
-        below = hz[: stft.low_bins] < stft.crossover_hz
-        return torch.cat([below, hz[stft.low_bins :] >= stft.crossover_hz]).nonzero().flatten()
-
-    def _beyond(self, joined: Tensor) -> Iterator[tuple[int, int, float]]:
-        """Each bin that is not joined, the nearest one of the other window that is, and how many of its bins apart."""
-        hz, stft = self.stft.frequencies_hz, self.stft
-        steps_hz = (hz[1] - hz[0], hz[-1] - hz[-2])
-        for bin in sorted(set(range(stft.bins)) - set(joined.tolist())):
-            above = bin < stft.low_bins
-            others = joined[(joined >= stft.low_bins) == above]
-            near = int(others[(hz[others] - hz[bin]).abs().argmin()])
-            yield bin, near, ((hz[bin] - hz[near]) / steps_hz[above]).item()
-
-
-def _from_the_middle(stft: Stft) -> Tensor:
-    """What phases that count from the middle of a window have more than those from its first sample, (F,)."""
-    return 2 * math.pi * stft.half / stft.n_fft * torch.arange(stft.bins, dtype=torch.float64)

@@ -6,7 +6,7 @@ Letters: N frames, F frequency bins, T time; magnitudes are (2, N, F), left and 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,9 @@ from dualdiff.core.progress import Progress
 from dualdiff.core.rng import Stream
 from dualdiff.core.types import Waveform
 from dualdiff.formats.griffin_lim import Polish, Target
-from dualdiff.formats.pghi import integrate
-from dualdiff.formats.stft import Stft, Transform, with_magnitude
+from dualdiff.formats.pghi import Known
+from dualdiff.formats.stft import Transform, with_magnitude
 
-AUDIBLE = 1e-4
-"""Cells this far below the loudest, as a factor, get a random phase to start from instead of an integrated one."""
 OVERLAP_SPANS = 4
 """Pieces overlap by so many spans of the frames that cover one audio sample."""
 MAX_CELLS = 6_000_000
@@ -28,9 +26,6 @@ MAX_CELLS = 6_000_000
 
 Source = Callable[[int, int], Target]
 """What the spectra of the frames `first` to `last` should be: long spectrograms need not be in memory as a whole."""
-
-Known = Mapping[int, Tensor]
-"""Spectra (2, K, F) that are known of K frames, by the number of the first of them."""
 
 Starter = Callable[[Tensor, Known, torch.Generator, bool], Tensor]
 """Unit spectra to start from, (1, N, F), shared by both channels, for magnitudes (2, N, F).
@@ -52,90 +47,6 @@ def at_random(magnitudes: Tensor, known: Known, generator: torch.Generator, circ
     """The start of the reference, evenly spread phases: a `Starter`."""
     field = torch.view_as_complex(torch.randn(*magnitudes.shape[1:], 2, generator=generator))
     return with_magnitude(field.to(magnitudes.device))[None]
-
-
-@dataclass(frozen=True)
-class Integrated:
-    """A start from integrated phases: a `Starter`."""
-
-    stft: Stft
-    window_std: float
-    """Standard deviation of the (nearly Gaussian) window, audio samples."""
-
-    def __call__(self, magnitudes: Tensor, known: Known, generator: torch.Generator, circular: bool) -> Tensor:
-        """See `Starter`."""
-        mid = magnitudes.mean(0).cpu()
-        phase, fixed = known_or_random(mid, known, generator)
-        slopes = phase_gradient(mid, self.stft, self.window_std, circular)
-        outward(mid, *slopes, phase, fixed, circular)
-        return unit_spectra(phase, magnitudes.device)
-
-
-def known_or_random(mid: Tensor, known: Known, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The phases (N, F), float64, of known spectra, random ones elsewhere; and which frames are known, (N,)."""
-    phase = torch.rand(mid.shape, generator=generator, dtype=torch.float64) * 2 * math.pi
-    fixed = torch.zeros(len(mid), dtype=torch.bool)
-    for first, spectra in known.items():
-        here = slice(first, min(first + spectra.shape[1], len(mid)))
-        phase[here] = spectra[:, : max(here.stop - first, 0)].mean(0).angle().cpu().to(phase)
-        fixed[here] = True
-    return phase, fixed
-
-
-def outward(mid: Tensor, per_frame: Tensor, per_bin: Tensor, phase: Tensor, known: Tensor, circular: bool) -> None:
-    """Integrate in place from frames `known` (N,) and from the loudest cells, as far as anything is audible."""
-    floor = max(mid.max().item() * AUDIBLE, 1e-30)
-    for part in apart(known, mid):
-        slopes = per_frame[part].numpy(), per_bin[part].numpy()
-        integrate(mid[part].numpy(), *slopes, phase[part].numpy(), known[part].numpy(), floor, circular)
-
-
-def apart(known: Tensor, magnitude: Tensor) -> list[slice]:
-    """The frames of magnitudes (N, F) in parts that are grown each by itself, with what is `known` (N,) at one end.
-
-    A phase grows along the loudest cells, so from one side through all of a gap; and what does not fit would come to
-    lie at its other border, where the music goes on unchanged. It is better placed in the quietest frame of the middle.
-    """
-    gaps = (~known).nonzero().flatten()
-    if not len(gaps) or not known[: int(gaps[0])].any() or not known[int(gaps[-1]) :].any():
-        return [slice(0, len(known))]
-    first, last = int(gaps[0]), int(gaps[-1]) + 1
-    margin = (last - first) // 4
-    middle = magnitude[first + margin : last - margin].square().sum(1)
-    cut = first + margin + int(middle.argmin()) if len(middle) else first
-    return [slice(0, cut), slice(cut, len(known))]
-
-
-def unit_spectra(phase: Tensor, device: torch.device) -> Tensor:
-    """(N, F) to (1, N, F), complex."""
-    return torch.complex(phase.cos().float(), phase.sin().float())[None].to(device)
-
-
-def phase_gradient(
-    magnitude: Tensor, stft: Stft, window_std: float, circular: bool = False, first_bin: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Both partial derivatives of the phase of (N, F) magnitudes, as a Gaussian window ties them to the magnitudes.
-
-    Prusa et al. 2017, with lambda = 2 pi std^2, hop a, n_fft M, and phases that count from the start of a window of W
-    samples, for bins from `first_bin` on: along frames (a M / lambda) d ln|X|/dk + 2 pi a k / M, wrapped to one turn;
-    along bins -(lambda / (a M)) d ln|X|/dn - pi W / M. Central differences, one-sided at the borders (but for the
-    frames of a loop, which is `circular`). Returns (N, F) twice.
-    """
-    ratio = stft.hop_length * stft.n_fft / (2 * math.pi * window_std**2)
-    log = magnitude.clamp_min(max(magnitude.max().item() * 1e-10, 1e-30)).log_()
-    bins = torch.arange(first_bin, first_bin + log.shape[1], dtype=torch.float64)  # which Apple's GPUs do not have
-    turns = stft.hop_length * bins / stft.n_fft
-    advance = (2 * math.pi * (turns - turns.round())).float().to(log.device)
-    rise = (log.roll(-1, 0) - log.roll(1, 0)) / 2 if circular else _slope(log, 0)
-    return ratio * _slope(log, 1) + advance, rise / -ratio - 2 * math.pi * stft.half / stft.n_fft
-
-
-def _slope(values: Tensor, dim: int) -> Tensor:
-    """Central differences along a dimension."""
-    if values.shape[dim] < 2:
-        return torch.zeros_like(values)
-    slope: Tensor = torch.gradient(values, dim=dim)[0]
-    return slope
 
 
 def recover(

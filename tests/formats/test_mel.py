@@ -14,8 +14,7 @@ from dualdiff.core.errors import ConfigError
 from dualdiff.formats.base import FORMATS
 from dualdiff.formats.config import MelConfig
 from dualdiff.formats.filterbank import filters_on, mel_filters, mel_inverse
-from dualdiff.formats.mel import MelFormat
-from dualdiff.formats.melbase import filters_of
+from dualdiff.formats.mel import MelFormat, filters_of
 from dualdiff.formats.stft import Stft, cut, hann_power_window, magnitude, reflected, with_magnitude
 
 MUSIC = sorted((Path(__file__).parents[2] / "examples" / "music").glob("*/*.ogg"))
@@ -55,7 +54,7 @@ def test_samples_of_music_have_mean_0_and_variance_1():
 def test_an_item_is_encoded_alike_alone_and_in_a_batch_and_in_any_pieces(monkeypatch):
     waveforms = torch.randn(3, 2, 40_000) * 0.1
     together = MelFormat().encode(waveforms)
-    monkeypatch.setattr("dualdiff.formats.melbase.CHUNK_FRAMES", 14)
+    monkeypatch.setattr("dualdiff.formats.mel.CHUNK_FRAMES", 14)
     assert torch.allclose(MelFormat().encode(waveforms[1:2])[0], together[1], atol=1e-4)
 
 

@@ -12,8 +12,9 @@ from dualdiff.core.config import build
 from dualdiff.core.errors import ConfigError
 from dualdiff.formats.base import FORMATS, Continuing, Transposable
 from dualdiff.formats.config import MultiMelConfig
-from dualdiff.formats.dual_stft import SplitStart, SplitStft, decimation, low_pass
-from dualdiff.formats.multimel import MultiMelFormat
+from dualdiff.formats.dual_stft import SplitStft, decimation, low_pass
+from dualdiff.formats.mel import MultiMelFormat
+from dualdiff.formats.pghi import SplitStart
 from dualdiff.formats.stft import Stft, hann_power_window
 
 MUSIC = sorted((Path(__file__).parents[2] / "examples" / "music").glob("*/*.ogg"))
@@ -81,7 +82,7 @@ def test_any_length_is_encoded(length):
 def test_an_item_is_encoded_alike_alone_and_in_a_batch_and_in_any_pieces(monkeypatch):
     waveforms = torch.randn(3, 2, 40_000) * 0.1
     together = MultiMelFormat().encode(waveforms)
-    monkeypatch.setattr("dualdiff.formats.melbase.CHUNK_FRAMES", 14)
+    monkeypatch.setattr("dualdiff.formats.mel.CHUNK_FRAMES", 14)
     assert torch.allclose(MultiMelFormat().encode(waveforms[1:2])[0], together[1], atol=1e-3)
 
 

@@ -13,9 +13,7 @@ from dualdiff.core.progress import silent
 from dualdiff.formats import griffin_lim, pghi
 from dualdiff.formats import phase_retrieval as phase
 from dualdiff.formats.config import MelConfig, MultiMelConfig
-from dualdiff.formats.mel import MelFormat
-from dualdiff.formats.melbase import AbstractMel
-from dualdiff.formats.multimel import MultiMelFormat
+from dualdiff.formats.mel import AbstractMel, MelFormat, MultiMelFormat
 from dualdiff.formats.stft import Stft, cut, hann_power_window, reflected
 
 MUSIC = Path(__file__).parents[2] / "examples" / "music"
@@ -62,7 +60,7 @@ def test_the_gradient_is_that_of_a_tone_and_of_a_chirp(rate_hz_per_s):
     spectra = stft.spectra(reflected(chirp, stft.half), 0, 126)[0][20:-20]
     loud = spectra.abs() > 0.1 * spectra.abs().max()
     loud[0] = loud[-1] = False  # one-sided differences are less exact
-    per_frame, per_bin = phase.phase_gradient(spectra.abs(), stft, std)
+    per_frame, per_bin = pghi.phase_gradient(spectra.abs(), stft, std)
     for gradient, axis in ((per_frame, 0), (per_bin, 1)):
         length = spectra.shape[axis] - 1
         here, there = (part.narrow(axis, start, length) for part, start in ((spectra, 0), (spectra, 1)))
@@ -107,14 +105,14 @@ def test_what_does_not_fit_comes_to_lie_in_the_quietest_frame_of_a_gap():
     magnitude = torch.ones(20, 3)
     magnitude[3], magnitude[12] = 0.1, 0.5
     known = torch.tensor([True] * 2 + [False] * 16 + [True] * 2)
-    assert phase.apart(known, magnitude) == [slice(0, 12), slice(12, 20)], "not beside what is known"
+    assert pghi.apart(known, magnitude) == [slice(0, 12), slice(12, 20)], "not beside what is known"
     for one_sided in (known & (torch.arange(20) < 5), torch.zeros(20, dtype=torch.bool), torch.ones(20).bool()):
-        assert phase.apart(one_sided, magnitude) == [slice(0, 20)]
+        assert pghi.apart(one_sided, magnitude) == [slice(0, 20)]
 
 
 def test_what_is_known_keeps_its_phase_and_ends_with_the_music():
     one = torch.polar(torch.ones(1, 2, 2), torch.full((1, 2, 2), 1.5))
-    phases, fixed = phase.known_or_random(torch.ones(6, 2), {0: one, 5: one, 9: one}, torch.Generator().manual_seed(0))
+    phases, fixed = pghi.known_or_random(torch.ones(6, 2), {0: one, 5: one, 9: one}, torch.Generator().manual_seed(0))
     assert fixed.tolist() == [True, True, False, False, False, True]
     assert torch.allclose(phases[fixed], torch.tensor(1.5, dtype=torch.float64))
     assert phases[~fixed].unique().numel() == 6
@@ -160,7 +158,7 @@ def test_magnitudes_with_a_phase_get_a_waveform_of_those_magnitudes():
     waveform = excerpt()[0]
     magnitudes = STFT.spectra(reflected(waveform, STFT.half), 0, waveform.shape[-1] // 256 + 1).abs()
     recovery = phase.Recovery(
-        griffin_lim.Polish(STFT, 40, griffin_lim.ACCELERATED), phase.Integrated(STFT, CONFIG.window_std)
+        griffin_lim.Polish(STFT, 40, griffin_lim.ACCELERATED), pghi.Integrated(STFT, CONFIG.window_std)
     )
     result = phase.recover(
         lambda first, last: griffin_lim.Target(magnitudes[:, first:last]),
@@ -203,7 +201,7 @@ def test_an_integrated_start_is_nearer_than_a_random_one(monkeypatch):
     made = MelFormat(MelConfig(phase_iterations=2))
     sample = made.encode(excerpt())
     integrated = mel_error(made, made.decode(sample), sample)
-    monkeypatch.setattr(phase, "integrate", lambda *_: None)
+    monkeypatch.setattr(pghi, "integrate", lambda *_: None)
     assert integrated < 0.8 * mel_error(made, made.decode(sample), sample)
 
 
@@ -320,7 +318,7 @@ def test_free_bands_bring_the_mel_much_nearer(monkeypatch):
     made, waveform = MelFormat(), excerpt()
     sample = made.encode(waveform)
     free = mel_error(made, made.decode(sample), sample)
-    monkeypatch.setattr("dualdiff.formats.melbase.FREE_HZ", 15999.0)
+    monkeypatch.setattr("dualdiff.formats.mel.FREE_HZ", 15999.0)
     bound = MelFormat()
     assert free < 0.8 * mel_error(bound, bound.decode(sample), sample)
 
