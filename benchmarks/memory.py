@@ -20,7 +20,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from dualdiff.core.rng import Stream
 from dualdiff.data.loader import Batch
 from dualdiff.formats.base import FORMATS
-from dualdiff.model_store.model import LatentSpace
+from dualdiff.model_store.latent_space import LatentSpace
 from dualdiff.models.unet import UNet
 from dualdiff.models.vae import VAE
 from dualdiff.project.settings import Settings, preset

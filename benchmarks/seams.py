@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dualdiff.diffusion.windowed import Known
+from dualdiff.diffusion.inpainting_guidance import Known
 from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.generation.request import Given, Request, Rewrite

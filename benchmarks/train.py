@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dualdiff.core.device import compile_in_place, select_device, select_precision
 from dualdiff.core.rng import Stream
 from dualdiff.data.loader import Batch
-from dualdiff.model_store.model import LatentSpace
+from dualdiff.model_store.latent_space import LatentSpace
 from dualdiff.models.layers import MPConv, renormalise
 from dualdiff.models.unet import UNet
 from dualdiff.project.settings import preset

@@ -18,7 +18,8 @@ def init(
 ) -> None:
     """Write dualdiff.toml here, from a preset, and say what comes next."""
     from dualdiff.core.files import refuse_existing, write_text_atomically
-    from dualdiff.project.settings import FILE_NAME, PRESETS, project_toml
+    from dualdiff.project.presets import PRESETS
+    from dualdiff.project.settings import FILE_NAME, project_toml
 
     text = project_toml(preset, name or project.resolve().name)
     path = project / FILE_NAME

@@ -25,7 +25,7 @@ from dualdiff.data.latent_file import read_columns
 from dualdiff.data.loader import Batch
 from dualdiff.data.manifest import Split
 from dualdiff.data.sampling import TrackDraw
-from dualdiff.model_store.model import LatentSpace
+from dualdiff.model_store.latent_space import LatentSpace
 
 INDEX_NAME = "index.json"
 VERSION = 1

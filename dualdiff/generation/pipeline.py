@@ -28,17 +28,19 @@ from dualdiff.core.progress import Progress, silent
 from dualdiff.core.quality import Quality
 from dualdiff.core.rng import Stream
 from dualdiff.core.types import Latents, Waveform
+from dualdiff.diffusion.inpainting_guidance import Known
 from dualdiff.diffusion.preconditioning import Denoise, Denoiser, autoguided, guided
 from dualdiff.diffusion.sampler import SAMPLERS, draw_noise, sigma_schedule
-from dualdiff.diffusion.windowed import Known, lay_out, windowed
+from dualdiff.diffusion.windowed import lay_out, windowed
 from dualdiff.formats.stft import reflected
 from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.inpainting import FADE_S, morphed, rise, spliced, stretch
 from dualdiff.generation.recipe import sealed
 from dualdiff.generation.request import Given, Request, Rewrite, hash_of_samples
 from dualdiff.model_store.autoencoder import Codec
+from dualdiff.model_store.latent_space import SIGMA_DATA
 from dualdiff.model_store.location import named_model
-from dualdiff.model_store.model import SIGMA_DATA, Model, load_model
+from dualdiff.model_store.model import Model, load_model
 
 DECODE_STEPS = 6
 """What decoding a clip costs, in steps of the sampler, roughly: for the progress shown."""

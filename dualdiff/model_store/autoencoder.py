@@ -13,7 +13,8 @@ from dualdiff.core.progress import Progress, silent
 from dualdiff.core.quality import Quality
 from dualdiff.core.types import Latents, Sample, Waveform
 from dualdiff.formats.base import Continuing, Format
-from dualdiff.model_store.model import LatentSpace, VAEModel
+from dualdiff.model_store.latent_space import LatentSpace
+from dualdiff.model_store.model import VAEModel
 from dualdiff.models.chunked import in_pieces
 
 PIECE = 256

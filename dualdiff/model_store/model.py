@@ -27,13 +27,11 @@ from dualdiff.core.tensors import load_into
 from dualdiff.core.types import Latents, Sample
 from dualdiff.formats.base import FORMATS, Format
 from dualdiff.model_store.components import Part, finish, read_model_json, read_part, save_extra, save_part, writing
+from dualdiff.model_store.latent_space import LatentSpace
 from dualdiff.models.layers import bake
 from dualdiff.models.registry import MODELS
 from dualdiff.models.unet import UNet
 from dualdiff.models.vae import VAE
-
-SIGMA_DATA = 0.5
-"""The standard deviation that latents are normalised to before diffusion."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +53,6 @@ class VAEModel:
         """The mode of the latents of a sample; see `VAE.encode`."""
         with torch.inference_mode():
             return self.vae.encode(sample.to(self.vae.positions.device))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentSpace:
-    """How latents are normalised for diffusion, and the noise level below which they are the VAE's own noise."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    sigma_min: float
-
-    def normalise(self, latents: Latents) -> Latents:
-        """(B, C, F, N) of the VAE to mean 0 and standard deviation `SIGMA_DATA` per channel."""
-        mean, std = self._broadcast(latents)
-        return (latents - mean) / std * SIGMA_DATA
-
-    def restore(self, latents: Latents) -> Latents:
-        """The inverse of `normalise`."""
-        mean, std = self._broadcast(latents)
-        return latents / SIGMA_DATA * std + mean
-
-    def _broadcast(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(torch.tensor(values, device=like.device)[:, None, None] for values in (self.mean, self.std))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,8 @@ from dualdiff.evaluation.spectrogram_image import write_spectrograms
 from dualdiff.evaluation.vae_reconstruction import fidelity, require_fidelity
 from dualdiff.formats.base import FORMATS
 from dualdiff.model_store.components import EXPORTS, require_own
-from dualdiff.model_store.model import (
-    SIGMA_DATA,
-    LatentSpace,
-    VAEModel,
-    format_hash,
-    load_vae,
-    save_unet,
-    save_vae,
-)
+from dualdiff.model_store.latent_space import SIGMA_DATA, LatentSpace
+from dualdiff.model_store.model import VAEModel, format_hash, load_vae, save_unet, save_vae
 from dualdiff.models.unet import UNet
 from dualdiff.models.vae import VAE
 from dualdiff.project.settings import Project

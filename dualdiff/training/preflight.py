@@ -15,7 +15,7 @@ from dualdiff.core.files import sha256_of
 from dualdiff.data.latent_dataset import ENCODE, INDEX_NAME, LatentFile, LatentIndex
 from dualdiff.data.loader import Batch
 from dualdiff.data.manifest import Row
-from dualdiff.model_store.model import SIGMA_DATA
+from dualdiff.model_store.latent_space import SIGMA_DATA
 from dualdiff.models.vae import VAE
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.ema.snapshots import stored_widths

@@ -14,7 +14,8 @@ from dualdiff.diffusion.config import NoiseConfig
 from dualdiff.diffusion.noise_distribution import NoiseLaw, log_sigma_grid, make_law, stratified_quantiles
 from dualdiff.diffusion.preconditioning import Denoiser, Preconditioning, loss_weight
 from dualdiff.generation.pipeline import Pipeline
-from dualdiff.model_store.model import SIGMA_DATA, LatentSpace, Model, VAEModel
+from dualdiff.model_store.latent_space import SIGMA_DATA, LatentSpace
+from dualdiff.model_store.model import Model, VAEModel
 from dualdiff.models.unet import UNet
 from dualdiff.training.config import UNetObjectiveConfig
 from dualdiff.training.objective import Loss, Place

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dualdiff.project.settings import PRESETS, open_project, preset
+from dualdiff.project.presets import PRESETS
+from dualdiff.project.settings import open_project, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from dualdiff.core.rng import Stream
+from dualdiff.diffusion.inpainting_guidance import Known, conditioned_on, regressed
 from dualdiff.diffusion.preconditioning import guided
 from dualdiff.diffusion.sampler import SAMPLERS, draw_noise, sigma_schedule
-from dualdiff.diffusion.windowed import Known, conditioned_on, lay_out, regressed, windowed
+from dualdiff.diffusion.windowed import lay_out, windowed
 
 SIGMA_DATA, RHO, SIGMA_MIN = 0.5, 0.9, 0.03
 SIGMAS = sigma_schedule(16, SIGMA_MIN, 80.0)

@@ -8,7 +8,7 @@ import torch
 
 from dualdiff import audio
 from dualdiff.core.errors import DataError, UsageError
-from dualdiff.diffusion.windowed import Known
+from dualdiff.diffusion.inpainting_guidance import Known
 from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.generation.request import Given, Request, hash_of_samples

@@ -15,7 +15,8 @@ from dualdiff.core.tensors import tensors_of
 from dualdiff.formats.base import FORMATS
 from dualdiff.formats.config import MelConfig
 from dualdiff.model_store.components import EXPORTS, Part, model_with, read_model_json, read_part
-from dualdiff.model_store.model import LatentSpace, format_hash, load_format, load_model, load_vae, save_unet, save_vae
+from dualdiff.model_store.latent_space import LatentSpace
+from dualdiff.model_store.model import format_hash, load_format, load_model, load_vae, save_unet, save_vae
 from dualdiff.models.config import UNetConfig, VAEConfig
 from dualdiff.models.unet import UNet
 from dualdiff.models.vae import VAE

@@ -6,7 +6,8 @@ import pytest
 
 from dualdiff.core.errors import ConfigError, UsageError
 from dualdiff.inspection.project_context import Around
-from dualdiff.project.settings import PRESETS, Settings, example_toml, open_project, preset, project_toml
+from dualdiff.project.presets import PRESETS
+from dualdiff.project.settings import Settings, example_toml, open_project, preset, project_toml
 
 
 @pytest.mark.parametrize("name", PRESETS)

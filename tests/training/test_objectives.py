@@ -15,7 +15,7 @@ from dualdiff.diffusion.config import NoiseConfig
 from dualdiff.diffusion.noise_distribution import Learned, LogSech, make_law
 from dualdiff.diffusion.preconditioning import Denoiser
 from dualdiff.losses.config import SpectralLoss1dConfig, SpectralLossConfig
-from dualdiff.model_store.model import SIGMA_DATA, LatentSpace
+from dualdiff.model_store.latent_space import SIGMA_DATA, LatentSpace
 from dualdiff.models.layers import Attention, MPConv
 from dualdiff.project.settings import open_project
 from dualdiff.tasks.registry import PREPARE

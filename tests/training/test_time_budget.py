@@ -8,7 +8,7 @@ import torch
 from dualdiff.core.errors import DataError, Interrupted
 from dualdiff.data.loader import Batch
 from dualdiff.diffusion.config import NoiseConfig
-from dualdiff.model_store.model import LatentSpace
+from dualdiff.model_store.latent_space import LatentSpace
 from dualdiff.models.config import UNetConfig
 from dualdiff.models.unet import UNet
 from dualdiff.training.config import TrainConfig, UNetObjectiveConfig
