@@ -92,11 +92,23 @@ class SplitStft:
 
     def spectra(self, padded: Waveform, first: int, last: int) -> Tensor:
         """Frames `first` to `last` of a waveform already `padded`, (C, last - first, F), complex."""
+        below, above = self.sides(padded, first, last)
+        return torch.cat([below[..., : self.low_bins], above[..., self.high_first :]], -1)
+
+    def sides(self, padded: Waveform, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """The whole spectra of the long window, and of the short one."""
         above = self.high.spectra(padded[:, self.half - self.high.half :], first, last)
         begin = self.half + first * self.hop_length - self.factor * self.low.half - self._reach
         samples = (last - first - 1) * self.hop_length + 2 * self.factor * self.low.half + 2 * self._reach
-        below = self.low.spectra(self._decimated(padded[:, begin : begin + samples]), 0, last - first)
-        return torch.cat([below[..., : self.low_bins], above[..., self.high_first :]], -1)
+        return self.low.spectra(self._decimated(padded[:, begin : begin + samples]), 0, last - first), above
+
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """What each bin of either contributes: one fades into the other in the crossover."""
+        return self._shares[0], self._shares[1]
+
+    def pieces(self, sides: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The frames of both windows as waveforms, and the windows."""
+        return [*self.low.pieces((sides[0][..., :0], sides[0])), *self.high.pieces((sides[1][..., :0], sides[1]))]
 
     def _decimated(self, part: Waveform) -> Waveform:
         """(C, D n + taps - 1) to (C, n), a hop at a time."""

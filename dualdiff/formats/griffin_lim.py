@@ -7,17 +7,20 @@ while both channels are one and 2 afterwards. Spectra are (c, N, F).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.types import Waveform
+from dualdiff.formats import fused
 from dualdiff.formats.stft import Transform, magnitude, with_magnitude
 
-CHUNK_FRAMES = 256
+CHUNK_FRAMES = 128
 """Frames that go through an iteration together: few enough to stay in the processor's cache."""
 MOST = 10.0
 """A band grows at most by this factor in one iteration."""
@@ -92,6 +95,31 @@ class Bands:
                 rows = slice(max(int(used[0]), lowest), int(used[-1]) + 1)
                 self._groups.append((span, rows, filters[rows, span].contiguous(), weights[rows, span].T.contiguous()))
 
+    def table(self) -> fused.Table | None:
+        """The same for `fused.update`; None where a bin belongs to more bands than that has room for."""
+        fixed = torch.cat([self._fixed.new_ones(self.lowest), self._fixed])
+        filters, gives = fixed.new_zeros(2, len(fixed), max([span.stop for span, *_ in self._groups], default=1))
+        for span, rows, sums, weights in self._groups:
+            filters[rows, span] += sums
+            gives[rows, span] += weights.T
+        used = (filters + gives) > 0
+        owner, count = used.int().argmax(1), used.sum(1)
+        last = used.shape[1] - 1 - used.flip(1).int().argmax(1)
+        if ((last - owner)[count > 0] >= fused.DEPTH).any():
+            return None
+        places = (owner + torch.arange(fused.DEPTH)[:, None]).clamp_max(used.shape[1] - 1)
+        inside = (owner + torch.arange(fused.DEPTH)[:, None]) < used.shape[1]
+        sums, weights = (values.gather(1, places.T).T * inside for values in (filters, gives))
+        many = ((sums + weights)[2:] > 0).any(0).nonzero().flatten()
+        bound = fixed.nonzero().flatten()
+        return fused.Table(
+            fused.floats(fixed[: int(bound[-1]) + 1 if len(bound) else 0].contiguous()),
+            owner.numpy(),
+            many.numpy(),
+            fused.floats(sums.contiguous()),
+            fused.floats(weights.contiguous()),
+        )
+
     def fitted(self, spectra: Tensor, magnitudes: Tensor, bands: Tensor) -> Tensor:
         """The magnitudes of spectra (c, n, F), each band as loud as wanted; the lowest bins as `magnitudes` says."""
         found = magnitude(spectra[..., self.lowest :].clone())
@@ -150,36 +178,82 @@ class Polish:
         """
         stft, frames = self.stft, start.shape[1]
         envelope = stft.envelope(frames, circular)
-        memory = _Memory(self.pace, start)
+        table = self.bands.table() if start.device.type == "cpu" and self.pace.gamma != 1 and self.bands else None
         waveform: Waveform | None = None
-        for iteration in range(self.iterations + 1):
-            weight = stereo_weight(iteration, self.iterations, self.mono_share, self.last_weight)
-            channels = 2 if weight > 0 else 1
-            padded = None if waveform is None else stft.padded(waveform, circular).expand(channels, -1)
-            buffer = stft.empty(channels, frames)
-            for first in range(0, frames, CHUNK_FRAMES):
-                last = min(first + CHUNK_FRAMES, frames)
-                if padded is None:
-                    spectra = start[:, first:last] * target.at(first, last, weight)[0]
-                else:
-                    spectra = self._next(padded, target, memory, first, last, weight)
-                for begin, kept in held.items():
-                    _hold(spectra, kept, begin - first)
-                stft.add(buffer, spectra, first)
-            waveform = stft.finished(buffer, envelope, circular)
-            progress(iteration + 1, self.iterations + 1)
+        with fused.threads() as run:
+            kernels = table is not None and target.bands is not None
+            chunk = _InMachineCode(self, target, start, table, run) if kernels else _InTorch(self, target, start)
+            for iteration in range(self.iterations + 1):
+                weight = stereo_weight(iteration, self.iterations, self.mono_share, self.last_weight)
+                channels = 2 if weight > 0 else 1
+                padded = None if waveform is None else stft.padded(waveform, circular).expand(channels, -1)
+                buffer = stft.empty(channels, frames)
+                for first in range(0, frames, CHUNK_FRAMES):
+                    last = min(first + CHUNK_FRAMES, frames)
+                    if padded is None:
+                        spectra = start[:, first:last] * target.at(first, last, weight)[0]
+                        _add_holding(stft, buffer, spectra, held, first)
+                    else:
+                        chunk(buffer, padded, held, first, last, weight)
+                waveform = stft.finished(buffer, envelope, circular)
+                progress(iteration + 1, self.iterations + 1)
         assert waveform is not None
         return waveform
 
-    def _next(
-        self, padded: Waveform, target: Target, memory: "_Memory", first: int, last: int, weight: float
-    ) -> Tensor:
-        """The spectra of some frames for the next waveform, from those of this one."""
-        spectra = self.stft.spectra(padded, first, last)
-        magnitudes, bands = target.at(first, last, weight)
-        if self.bands is not None and bands is not None:
-            magnitudes = self.bands.fitted(spectra, magnitudes, bands)
-        return with_magnitude(memory.accelerated(spectra, first), magnitudes)
+
+class _InTorch:
+    """One iteration of a chunk of frames by torch's operations, on any device."""
+
+    def __init__(self, polish: Polish, target: Target, start: Tensor) -> None:
+        self._polish, self._target, self._memory = polish, target, _Memory(polish.pace, start)
+
+    def __call__(
+        self, buffer: Any, padded: Waveform, held: Mapping[int, Tensor], first: int, last: int, weight: float
+    ) -> None:
+        """Add the next spectra of the frames `first` to `last` of a waveform to a buffer."""
+        stft, bands = self._polish.stft, self._polish.bands
+        spectra = stft.spectra(padded, first, last)
+        magnitudes, sums = self._target.at(first, last, weight)
+        if bands is not None and sums is not None:
+            magnitudes = bands.fitted(spectra, magnitudes, sums)
+        spectra = with_magnitude(self._memory.accelerated(spectra, first), magnitudes)
+        _add_holding(stft, buffer, spectra, held, first)
+
+
+class _InMachineCode:
+    """The same by machine code, in two passes over memory; see `fused`."""
+
+    def __init__(
+        self, polish: Polish, target: Target, start: Tensor, table: fused.Table | None, run: fused.Run
+    ) -> None:
+        assert table is not None
+        assert target.bands is not None
+        self._polish, self._table, self._run = polish, table, run
+        self._shares = polish.stft.shares()
+        self._targets = [fused.floats(values.contiguous()) for values in (target.magnitudes, target.bands)]
+        self._memory = torch.zeros(1, start.shape[1], 4, start.shape[2])
+
+    def __call__(
+        self, buffer: Any, padded: Waveform, held: Mapping[int, Tensor], first: int, last: int, weight: float
+    ) -> None:
+        """See `_InTorch`."""
+        if len(self._memory) < len(padded):
+            self._memory = self._memory.repeat(2, 1, 1, 1)
+        stft, (update, overlap_add) = self._polish.stft, fused.kernels()
+        sides = stft.sides(padded, first, last)
+        numbers = np.array([*self._polish.pace, MOST, weight], np.float32)
+        spectra = map(fused.floats, (*sides, *self._shares))
+        memory = fused.floats(self._memory)
+        self._run(partial(update, *spectra, *self._targets, memory, *self._table, numbers, first), last - first)
+        low_bins, high_bins = map(len, self._shares)
+        for begin, kept in held.items():
+            _hold(sides[0][..., :low_bins], kept[..., :low_bins] * self._shares[0], begin - first)
+            above = sides[1][..., sides[1].shape[-1] - high_bins :]
+            _hold(above, kept[..., low_bins:] * self._shares[1], begin - first)
+        parts = buffer if isinstance(buffer, tuple) else (buffer,)
+        for part, (pieces, window) in zip(parts, stft.pieces(sides), strict=True):
+            reached = pieces.shape[1] + -(-len(window) // part.shape[2]) - 1
+            self._run(partial(overlap_add, *map(fused.floats, (part, pieces, window)), first), reached)
 
 
 class _Memory:
@@ -208,6 +282,13 @@ class _Memory:
         before.copy_(now)
         behind.add_(step, alpha=beta)
         return before + alpha * step
+
+
+def _add_holding(stft: Transform, buffer: Any, spectra: Tensor, held: Mapping[int, Tensor], first: int) -> None:
+    """Overlap-add the spectra of frames from `first` on, those that are held in their places."""
+    for begin, kept in held.items():
+        _hold(spectra, kept, begin - first)
+    stft.add(buffer, spectra, first)
 
 
 def _hold(spectra: Tensor, kept: Tensor, begin: int) -> None:

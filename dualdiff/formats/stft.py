@@ -71,6 +71,18 @@ class Transform(Protocol):
         """(C, last - first, F), complex."""
         ...
 
+    def sides(self, padded: Waveform, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """The whole spectra of the transform for the bass, which may have no bins, and of the other."""
+        ...
+
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """Which of their bins, the lowest of one and the highest of the other, make up `spectra`: their weights."""
+        ...
+
+    def pieces(self, sides: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The frames of both as waveforms, each with the window that weights them, for each part of a buffer."""
+        ...
+
     def empty(self, channels: int, frames: int) -> Any:
         """A buffer."""
         ...
@@ -113,6 +125,19 @@ class Stft:
         part = padded[:, start : start + (last - first - 1) * self.hop_length + len(self.window)]
         spectra: Tensor = torch.fft.rfft(part.unfold(-1, len(self.window), self.hop_length) * self.window, n=self.n_fft)
         return spectra
+
+    def sides(self, padded: Waveform, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """No bass by itself, and `spectra`."""
+        spectra = self.spectra(padded, first, last)
+        return spectra[..., :0].contiguous(), spectra
+
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """All bins, as they are."""
+        return self.window.new_ones(0), self.window.new_ones(self.bins)
+
+    def pieces(self, sides: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The frames as waveforms, (C, n, n_fft), and the window."""
+        return [(torch.fft.irfft(sides[1], n=self.n_fft), self.window)]
 
     def empty(self, channels: int, frames: int) -> Tensor:
         """A buffer to `add` so many frames to."""

@@ -323,6 +323,31 @@ def test_free_bands_bring_the_mel_much_nearer(monkeypatch):
     assert free < 0.8 * mel_error(bound, bound.decode(sample), sample)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("circular", [False, True])
+@pytest.mark.parametrize("name", ["mel", "multimel"])
+def test_machine_code_iterates_as_torch_does(monkeypatch, name, circular, threads):
+    made, waveform = made_as(name, iterations=9), excerpt(2.5)
+    sample = made.encode(waveform)
+    torch.set_num_threads(threads)
+    try:
+        fast = made.decode(sample, circular=circular)
+        held = made.go_on(sample, waveform[0], 30000, 50000)
+    finally:
+        torch.set_num_threads(1)
+    monkeypatch.setattr(griffin_lim.Bands, "table", lambda _: None)
+    plain = made.decode(sample, circular=circular)
+    assert (fast - plain).norm() < 1e-4 * plain.norm()
+    assert not torch.equal(fast, plain)  # they are two ways
+    assert (held - made.go_on(sample, waveform[0], 30000, 50000)).norm() < 1e-4 * held.norm()
+
+
+def test_bins_in_many_bands_are_left_to_torch():
+    filters = torch.eye(8).repeat_interleave(2, 1) + 0.1
+    assert griffin_lim.Bands(filters, torch.ones(8)).table() is None
+    assert griffin_lim.Bands(torch.eye(8), torch.ones(8)).table() is not None
+
+
 def test_progress_is_told_over_all_of_a_batch():
     told = []
     made = MelFormat(MelConfig(phase_iterations=2))
