@@ -1,13 +1,13 @@
-"""Everything that is measured of a track's waveform, in one pass over it, block by block, in bounded memory.
+"""Levels of waveforms: loudness (ITU-R BS.1770-4), true peak, clipping, silence, bandwidth, DC.
 
-Loudness is as `audio.loudness_lufs` has it and the true peak as `audio.true_peak_db`, to 0.01 dB, at a small part of
-their cost. The loops over samples are compiled by numba; they also run as plain Python. N is time in samples at the
-file's own rate; everything is measured as stereo.
+Everything is measured in one pass, block by block, in bounded memory. The loops over samples are compiled by numba;
+they also run as plain Python. C is channels, N or T time in samples at the file's own rate; tracks are measured as
+stereo.
 """
 
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TypeAlias
@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dualdiff.audio.dsp import gated_lufs, k_weighting, loudness_step, resample
+from dualdiff.audio.dsp import gain_to, resample
 from dualdiff.core.jit import compiled
+from dualdiff.core.types import Waveform
 
 SILENCE_LUFS = -70.0
 """The absolute gate of BS.1770: what lies below it has no loudness, and is given this one."""
@@ -62,40 +63,111 @@ class Levels:
     dc: float
 
 
-class Meter:
-    """Measures a track from its consecutive blocks; `frames` is how many frames there were so far."""
+def loudness_lufs(waveform: Waveform, sample_rate: int) -> float:
+    """Integrated loudness of (C, T), C 1 or 2, LUFS, gated as ITU-R BS.1770-4 says; -inf for silence.
+
+    What is shorter than one gating block (400 ms) is measured as one block.
+    """
+    meter = _LoudnessMeter(sample_rate)
+    for block in _blocks(waveform):
+        meter.update(block)
+    return gated_lufs(torch.from_numpy(meter.powers()))
+
+
+def true_peak_db(waveform: Waveform, sample_rate: int) -> float:
+    """The highest peak of (C, T), C 1 or 2, between samples too, in dB of full scale; -inf for silence.
+
+    By four times oversampling (BS.1770-4, annex 2), whatever the sample rate.
+    """
+    meter = _PeakMeter()
+    for block in _blocks(waveform):
+        meter.update(block)
+    peak = meter.peak()
+    return 20 * math.log10(peak) if peak > 0 else -math.inf
+
+
+def levelled(waveform: Waveform, sample_rate: int, to_lufs: float, ceiling_db: float = -1.0) -> Waveform:
+    """Bring (C, T) to a loudness, or as near to it as the ceiling on its true peak (dB of full scale) allows.
+
+    Silence stays as it is.
+    """
+    louder = gain_to(waveform, loudness_lufs(waveform, sample_rate), to_lufs)
+    excess_db = max(0.0, true_peak_db(louder, sample_rate) - ceiling_db)
+    return louder * 10 ** (-excess_db / 20)
+
+
+def _blocks(waveform: Waveform) -> Iterator[Samples]:
+    """Blocks (2, N) of a waveform (C, T); the second channel of a mono one is silent."""
+    samples = waveform.detach().cpu().float().numpy()
+    if len(samples) == 1:
+        samples = np.concatenate([samples, np.zeros_like(samples)])
+    for first in range(0, samples.shape[1], BLOCK):
+        yield samples[:, first : first + BLOCK]
+
+
+class _LoudnessMeter:
+    """The K-weighted power of each 100 ms, and sums over samples, of consecutive blocks (2, N)."""
 
     def __init__(self, sample_rate: int) -> None:
-        self._rate = sample_rate
         self._weight = np.array([(*b, *a[1:]) for b, a in k_weighting(sample_rate)]).ravel()
         self._state = np.zeros((2, 4))
         self._step = loudness_step(sample_rate)
         self._open = np.zeros(2)  # power and frames of the step that is not complete
         self._powers = array("d")
-        self._sums = np.zeros(5)
-        self.frames = 0
+        self.sums = np.zeros(5)
+
+    def update(self, block: Samples) -> None:
+        """Take note of the next block."""
+        powers = np.zeros(block.shape[1] // self._step + 2)
+        done = _survey()(block, self._weight, self._state, self._step, self._open, powers, self.sums)
+        self._powers.frombytes(powers[:done].tobytes())
+
+    def powers(self) -> Floats:
+        """The mean power of each whole step, or of all there is where that is shorter than one."""
+        powers = np.array(self._powers)
+        return self._open[:1] / self._open[1] if not len(powers) and self._open[1] else powers
+
+
+class _PeakMeter:
+    """The true peak of consecutive blocks (2, N)."""
+
+    def __init__(self) -> None:
         self._peak = np.zeros(1)
         self._recent = np.zeros((2, 2 * _REACH), np.float32)
+
+    def update(self, block: Samples) -> None:
+        """Take note of the next block."""
+        near = np.concatenate([self._recent, block], axis=1)
+        self._recent = near[:, -2 * _REACH :]
+        _peak()(near, *_filters(), _REACH, _LIKELY, self._peak)
+
+    def peak(self) -> float:
+        """The peak of the blocks so far, linear."""
+        self.update(np.zeros((2, _REACH), np.float32))
+        return float(self._peak[0])
+
+
+class Meter:
+    """Measures a track from its consecutive blocks; `frames` is how many frames there were so far."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._rate = sample_rate
+        self._loudness, self._peak = _LoudnessMeter(sample_rate), _PeakMeter()
+        self.frames = 0
         self._spectrum = np.zeros(_SPECTRUM // 2 + 1)
 
     def update(self, block: Samples) -> None:
         """Take note of the next block, (2, N) with N up to `BLOCK`, of finite samples."""
-        powers = np.zeros(block.shape[1] // self._step + 2)
-        done = _survey()(block, self._weight, self._state, self._step, self._open, powers, self._sums)
-        self._powers.frombytes(powers[:done].tobytes())
+        self._loudness.update(block)
+        self._peak.update(block)
         self.frames += block.shape[1]
-        self._find_peak(block)
         self._add_spectrum(block[:, :_SPECTRUM])
 
     def levels(self) -> Levels:
         """What the blocks so far come to."""
-        self._find_peak(np.zeros((2, _REACH), np.float32))
-        powers = np.array(self._powers)
-        if not len(powers) and self._open[1]:
-            powers = self._open[:1] / self._open[1]  # shorter than one step
-        peak = float(self._peak[0])
+        powers, peak = self._loudness.powers(), self._peak.peak()
         count = max(2 * self.frames, 1)
-        left, right, clipped, difference, total = self._sums.tolist()
+        left, right, clipped, difference, total = self._loudness.sums.tolist()
         return Levels(
             loudness_lufs=round(max(gated_lufs(torch.from_numpy(powers)), SILENCE_LUFS), 3),
             true_peak_db=round(max(20 * math.log10(peak), SILENCE_DB) if peak > 0 else SILENCE_DB, 3),
@@ -106,11 +178,6 @@ class Meter:
             dc=float(f"{2 * max(left, right, key=abs) / count:.3g}"),
         )
 
-    def _find_peak(self, block: Samples) -> None:
-        near = np.concatenate([self._recent, block], axis=1)
-        self._recent = near[:, -2 * _REACH :]
-        _peak()(near, *_filters(), _REACH, _LIKELY, self._peak)
-
     def _add_spectrum(self, piece: Samples) -> None:
         length = piece.shape[1]
         if length >= 256:
@@ -119,6 +186,42 @@ class Meter:
     def _bandwidth_hz(self) -> float:
         heard = np.flatnonzero(self._spectrum > self._spectrum.max() * 10 ** (BANDWIDTH_DB / 10))
         return min((heard[-1] + 0.5) / _SPECTRUM, 0.5) * self._rate if len(heard) else 0.0
+
+
+def loudness_step(sample_rate: int) -> int:
+    """Samples in 100 ms, by which the gating blocks of BS.1770 move on; at least one."""
+    return max(1, round(sample_rate / 10))
+
+
+def gated_lufs(powers: torch.Tensor) -> float:
+    """Integrated loudness from the K-weighted power of each 100 ms, summed over channels (BS.1770-4, equations 4-7).
+
+    Gating blocks are four steps long, or as long as there are steps. -inf where nothing is heard.
+    """
+    if not len(powers):
+        return -math.inf
+    block = powers.unfold(0, min(4, len(powers)), 1).mean(-1)
+    heard = block[_lufs(block) > -70.0]
+    if not len(heard):
+        return -math.inf
+    return float(_lufs(heard[_lufs(heard) > _lufs(heard.mean()) - 10.0].mean()))
+
+
+def _lufs(power: torch.Tensor) -> torch.Tensor:
+    return 10 * power.log10() - 0.691
+
+
+def k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
+    """K-weighting (BS.1770-4, annex 1) at any rate: (b, a) of its high shelf and of its high pass, a[0] being 1."""
+    shelf_gain, shelf_q, pass_q = 10 ** (3.999843853973347 / 20), 0.7071752369554196, 0.5003270373238773
+    k = math.tan(math.pi * min(1681.974450955533 / sample_rate, 0.49))  # else unstable at rates that hold no shelf
+    middle = shelf_gain**0.4996667741545416 * k / shelf_q
+    shelf_b = (shelf_gain + middle + k * k, 2 * (k * k - shelf_gain), shelf_gain - middle + k * k)
+    shelf_a = (1 + k / shelf_q + k * k, 2 * (k * k - 1), 1 - k / shelf_q + k * k)
+    k = math.tan(math.pi * 38.13547087602444 / sample_rate)
+    pass_a = (1 + k / pass_q + k * k, 2 * (k * k - 1), 1 - k / pass_q + k * k)
+    pass_b = (pass_a[0], -2 * pass_a[0], pass_a[0])  # the standard's high pass has b = (1, -2, 1) beside a normalised a
+    return [([x / a[0] for x in b], [x / a[0] for x in a]) for b, a in ((shelf_b, shelf_a), (pass_b, pass_a))]
 
 
 def survey(

@@ -23,12 +23,10 @@ from dualdiff.audio.dsp import (
     SINC_ZEROS,
     below_full_scale,
     gain_to,
-    levelled,
-    loudness_lufs,
     mix_channels,
     resample,
-    true_peak_db,
 )
+from dualdiff.audio.loudness import levelled, loudness_lufs, true_peak_db
 from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.core.files import staged
 from dualdiff.core.types import Waveform
