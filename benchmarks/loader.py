@@ -20,6 +20,9 @@ from pathlib import Path
 import torch
 
 from dualdiff import audio
+from dualdiff.audio.cache import NEVER_SEEKABLE, Cache
+from dualdiff.audio.ffmpeg import Rendering
+from dualdiff.core.files import sha256_of
 from dualdiff.data.config import Variant
 from dualdiff.data.latent_dataset import LatentCrops, LatentFile, LatentIndex, LatentTrack
 from dualdiff.data.latent_file import write_latents
@@ -91,10 +94,15 @@ def track_crops(folder: Path, cache_bytes: int) -> tuple[BatchSource, int]:
     rows = []
     for path in sorted(path for path in folder.glob("*/*") if path.suffix in audio.AUDIO_SUFFIXES):
         info = audio.probe(path)
-        name = path.relative_to(folder).as_posix()
+        copy = ""
+        if path.suffix in NEVER_SEEKABLE:  # as a scan does
+            cache, name = Cache(folder.parent / "audio-cache"), sha256_of(path)
+            cache.store(name, path, Rendering(), 1)
+            copy = str(cache.path(name).absolute())
         rows.append(
             Row(
-                path=name,
+                path=path.relative_to(folder).as_posix(),
+                rendered=copy,
                 game=path.parent.name,
                 state="used",
                 split="train",

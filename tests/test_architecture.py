@@ -156,7 +156,8 @@ DESTRUCTIVE_METHODS = {
 }
 # Writers of libraries, each given a temporary name, a buffer or a new name of its own.
 WRITERS = {
-    "audio/reader.py": {"soundfile.SoundFile"},
+    "audio/cache.py": {"soundfile.SoundFile"},
+    "audio/writer.py": {"soundfile.SoundFile"},
 }
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dualdiff.audio.stream import SINC_ROLLOFF, SINC_ZEROS
 from dualdiff.core.types import Waveform
 
 if TYPE_CHECKING:
     import torchaudio
 
-SINC_ZEROS, SINC_ROLLOFF, SINC_BETA = 64, 0.9475937167399596, 14.769656459379492  # Kaiser, as resampy's "kaiser_best"
+SINC_BETA = 14.769656459379492  # Kaiser, as resampy's "kaiser_best"
 _HALF_POWER = math.sqrt(0.5)
 
 

@@ -1,243 +1,141 @@
-"""Audio files and levels: probe, read, resample, loudness, peaks, write with tags. The only user of audio codecs.
+"""Read audio files of any kind: facts, whole files, excerpts and blocks, resampled and mixed.
 
-Waveforms here are (C, T), float32, full scale [-1, 1]; C channels, T time in samples. A file that is missing, broken,
-cut off or not audio is a `DataError` that names it.
+Waveforms are (C, T), float32, full scale [-1, 1]. Files of unknown origin are decoded in processes of their own
+(`isolation`, `ffmpeg`), so that none can hang or crash this one.
 """
 
-import math
-import shutil
+import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from fractions import Fraction
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
-import soundfile
 import torch
 
-from dualdiff.audio import loop_points, vorbis
-from dualdiff.audio import tags as containers
-from dualdiff.audio.dsp import (
-    SINC_ROLLOFF,
-    SINC_ZEROS,
-    below_full_scale,
-    gain_to,
-    mix_channels,
-    resample,
+from dualdiff.audio import decoding, ffmpeg, isolation, midi, notes
+from dualdiff.audio.dsp import mix_channels, resample
+from dualdiff.audio.ffmpeg import Rendering
+from dualdiff.audio.stream import (
+    AUDIO_SUFFIXES,
+    REPAIR,
+    WHOLE,
+    AudioInfo,
+    Block,
+    Excerpt,
+    NotDecodableError,
+    Stream,
+    between,
 )
-from dualdiff.audio.loudness import levelled, loudness_lufs, true_peak_db
-from dualdiff.core.errors import DataError, DualdiffError
-from dualdiff.core.files import staged
+from dualdiff.core.errors import DataError
 from dualdiff.core.types import Waveform
 
-__all__ = [
-    "AUDIO_SUFFIXES",
-    "WRITABLE",
-    "AudioInfo",
-    "below_full_scale",
-    "blocks",
-    "can_write",
-    "gain_to",
-    "levelled",
-    "loudness_lufs",
-    "probe",
-    "read",
-    "resample",
-    "true_peak_db",
-    "write",
-]
+READABLE = (*AUDIO_SUFFIXES, *ffmpeg.DEMUXERS, *midi.SUFFIXES)
+"""Suffixes of the files that can be read; some of them need ffmpeg or fluidsynth."""
 
-AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav")
-WRITABLE = {  # suffix: (format, subtype) of libsndfile
-    ".flac": ("FLAC", "PCM_24"),
-    ".wav": ("WAV", "PCM_24"),
-    ".ogg": ("OGG", "VORBIS"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"),
-    ".opus": ("OGG", "OPUS"),
-}
-_TAGS = ("title", "artist", "album", "comment", "genre", "date", "tracknumber", "software")
-_OWN_TAGS = {"WAV": containers.append_wave_tags, "MP3": containers.prepend_id3_tags}  # where libsndfile's are broken
-_MORE_TAGS = ("game", "loopstart", "looplength")  # which libsndfile does not give
-_MEND = "fetch or convert the file again, or take it out"
-_GUESSED = 0.01  # share of an MP3's length that may be missing: without an index, libsndfile guesses it from the size
-_ENDLESS = 1 << 40  # frames; libsndfile gives 2^63 - 1 where the length is unknown
-_LARGEST_SAMPLE = 4  # bytes per sample of any file written here
-_PIECE = 1 << 16  # frames decoded or encoded at once
+READ_S = 60.0
+"""Seconds that are resampled at once."""
 
 
-@dataclass(frozen=True)
-class AudioInfo:
-    """What a file says of itself; frames are samples per channel."""
-
-    duration_s: float
-    sample_rate: int
-    channels: int
-    frames: int
-    format: str
-    tags: dict[str, str]
-
-    @property
-    def loop(self) -> tuple[int, int] | None:
-        """Where a loop starts and how long it is, samples, as its tags or `smpl` chunk say; None where none can be."""
-        start, length = (self.tags.get(name, "") for name in ("loopstart", "looplength"))
-        if not (start.isdecimal() and length.isdecimal() and 0 < int(length) <= self.frames - int(start)):
-            return None
-        return int(start), int(length)
+def split_tune(path: Path) -> tuple[Path, int | None]:
+    """A path such as `music.nsf#03` as the file and the tune in it, counted from 0; other paths as they are."""
+    stem, mark, number = path.name.rpartition("#")
+    if not mark or not number.isdecimal() or not int(number) or path.exists():
+        return path, None
+    file = path.with_name(stem) if stem else path
+    has_tunes = file.suffix.lower() in (*ffmpeg.CONSOLE_SUFFIXES, *ffmpeg.MODULE_SUFFIXES)
+    return (file, int(number) - 1) if has_tunes and file.exists() else (path, None)
 
 
-def probe(path: Path | str) -> AudioInfo:
-    """Read a file's header and tags, without decoding it.
-
-    Raises:
-        DataError: the file is missing, a folder, empty, cut off, not audio, or without a known length.
-    """
-    path = Path(path)
-    with _Reader(path) as reader:
-        file = reader.file
-        tags = {name: text for name in _TAGS if (text := getattr(file, name))}
-        if file.format == "MP3":  # libsndfile takes the bytes of UTF-8 tags for Latin-1 letters
-            tags = {name: _as_utf8(text) for name, text in tags.items()}
-        if file.format == "WAV":
-            tags |= containers.wave_tags(path)
-        if file.format in ("FLAC", "OGG"):
-            tags |= {name: text for name, text in containers.vorbis_comments(path).items() if name in _MORE_TAGS}
-        rate, frames = file.samplerate, file.frames
-        return AudioInfo(frames / rate, rate, file.channels, frames, file.format.lower(), tags)
+def file_of(path: Path) -> Path:
+    """The file of a path that may name a tune in it."""
+    return split_tune(path)[0]
 
 
-def _as_utf8(text: str) -> str:
-    with suppress(UnicodeError):
-        return text.encode("latin-1").decode("utf-8")
-    return text
+def is_readable_name(path: Path) -> bool:
+    """Whether a path has the suffix of an audio file that can be read, or names a tune of one."""
+    return file_of(path).suffix.lower() in READABLE
 
 
-class _Reader:
-    """An open audio file, read by position; one that is not to seek is decoded from before that position instead."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file = _open(path)
-        self._decoder = self.file  # of all of the file, or of what follows some place in it
-        self._next = 0  # the frame that the decoder gives next
-        self._kept = torch.empty(0, 0)  # the last frames given, which end at _next
-
-    def __enter__(self) -> "_Reader":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._decoder.close()
-        self.file.close()
-
-    def frames(self, first: int, last: int) -> Waveform:
-        """Frames `first` to `last` of the file, (file's channels, last - first), at its own rate."""
-        kept_first = self._next - self._kept.shape[-1]
-        if not kept_first <= first <= self._next:
-            self._go_to(first, last)
-            kept_first = first
-        fresh = self._decode(max(last - self._next, 0))
-        self._next += fresh.shape[-1]
-        if first == kept_first + self._kept.shape[-1]:  # nothing of what was kept is wanted again
-            self._kept = fresh
-        else:
-            self._kept = torch.cat([self._kept, fresh], -1)[:, first - kept_first :]
-        return self._kept[:, : last - first]
-
-    def _go_to(self, first: int, last: int) -> None:
-        """Let the decoder give frame `first` next; it will have to give frames up to `last`."""
-        self._kept = torch.empty(0, 0)
-        if self.file.seekable():
-            with _blame(self.path):
-                self.file.seek(first)
-        else:
-            if not 0 <= first - self._next <= _PIECE:
-                self._start_before(first, last)
-            for position in range(self._next, first, _PIECE):
-                self._decode(min(_PIECE, first - position))
-        self._next = first
-
-    def _start_before(self, first: int, last: int) -> None:
-        """Begin to decode as shortly before a frame as can be: in Ogg Vorbis nearby, else at the start of the file."""
-        part = vorbis.spliced(self.path, first)
-        if part is not None:
-            with suppress(soundfile.LibsndfileError):
-                decoder = soundfile.SoundFile(part)
-                if part.first_frame + decoder.frames >= last:  # libsndfile ends where it believes the file to
-                    self._take(decoder, part.first_frame)
-                    return
-        if first < self._next:
-            self._take(_open(self.path), 0)
-
-    def _take(self, decoder: soundfile.SoundFile, first_frame: int) -> None:
-        _read_only_forward(decoder)
-        if self._decoder is not self.file:
-            self._decoder.close()
-        self._decoder, self._next = decoder, first_frame
-
-    def _decode(self, count: int) -> Waveform:
-        with _blame(self.path):
-            decoded = torch.from_numpy(self._decoder.read(count, dtype="float32", always_2d=True))
-        audio = decoded.T
-        missing = count - audio.shape[-1]
-        if missing > (_GUESSED * self.file.frames if self.file.format == "MP3" else 0):
-            raise DataError(
-                f"{self.path} is cut off: it announces {self.file.frames} frames and ends earlier",
-                _MEND,
-            )
-        if not torch.isfinite(decoded.sum()):  # in one pass
-            raise DataError(f"{self.path} holds samples that are not finite numbers (NaN or infinity)", _MEND)
-        return audio
+def tunes_note(path: Path) -> str:
+    """What to say of a file of several tunes that is named without one; empty for others."""
+    file, tune = split_tune(path)
+    count = ffmpeg.count_tunes(file) if tune is None else 1
+    return f"It holds {count} tunes, of which this is one: name each by its number, as {path}#02." if count > 1 else ""
 
 
 @contextmanager
-def _blame(path: Path) -> Iterator[None]:
-    """Turn an error of libsndfile into one about the file."""
-    try:
-        yield
-    except soundfile.LibsndfileError as error:
-        raise DataError(f"{path} cannot be decoded: its audio is damaged or cut off", _MEND) from error
+def open_stream(
+    path: Path | str, excerpt: Excerpt = WHOLE, *, count: bool = False, rendering: Rendering | None = None
+) -> Iterator[Stream]:
+    """Decode an excerpt of a file at the file's rate, in another process; with `count`, count its frames, and no more.
 
+    `path` may name a tune of a file of several: `music.nsf#03`.
 
-def _open(path: Path) -> soundfile.SoundFile:
-    try:
-        if path.is_dir():
-            raise DataError(f"{path} is a folder, not an audio file")
-        if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty (0 bytes)", _MEND)
-        if containers.is_cut_off(path):
-            raise DataError(f"{path} is cut off: it ends in the middle of its audio", _MEND)
-        file = soundfile.SoundFile(path)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} does not exist", "check the path; if the music has moved, `dualdiff dataset scan`"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeEncodeError as error:
-        raise DataError(f"{path} cannot be read: its name is not valid UTF-8", "rename it") from error
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a suffix that means headerless audio
-        hint = f"readable are {' '.join(AUDIO_SUFFIXES)}; convert it, or take it out"
-        raise DataError(
-            f"{path} is not audio in a known format, whatever its name says, or its start is damaged", hint
-        ) from error
-    if not 0 < file.frames < _ENDLESS:
-        file.close()
-        raise DataError(f"{path} {'holds no audio' if file.frames <= 0 else 'does not say how long it is'}", _MEND)
-    if file.format in ("OGG", "MP3"):
-        _read_only_forward(file)
-    return file
-
-
-def _read_only_forward(file: soundfile.SoundFile) -> None:
-    """Let soundfile take a file for one that cannot seek.
-
-    In Ogg and MP3, libsndfile 1.2 seeks wrongly: in Ogg up to a block beside the wanted sample, and not even back to
-    the start in files cut out of longer ones; in MP3 a seek drops what the next frames still need. And soundfile seeks
-    to where it is after each piece that it reads, unless the file says that it cannot.
+    Raises:
+        DataError: the file is missing, empty, broken, cut off or not audio, needs ffmpeg where there is none, or keeps
+            its decoder busy for too long; also while the blocks are read.
     """
-    file.seekable = lambda: False
+    file, tune = split_tune(Path(path))
+    if notes.is_midi(file):
+        with decoding.regular_file(file), _play(file, excerpt, count) as stream:
+            yield stream
+            return
+    if not ffmpeg.needs_ffmpeg(file):
+        try:
+            with isolation.stream(file, excerpt, count) as stream:
+                yield stream
+                return
+        except NotDecodableError as error:
+            if not ffmpeg.can_try(file):
+                raise _unknown(file) from error
+    with decoding.regular_file(file), ExitStack() as stack:
+        try:
+            stream = stack.enter_context(ffmpeg.stream(file, tune, rendering, excerpt))
+        except DataError as error:
+            if ffmpeg.needs_ffmpeg(file):
+                raise
+            raise _unknown(file) from error
+        if count:
+            stream = replace(stream, frames=sum(map(len, stream.blocks)))
+            if not stream.frames:
+                raise DataError(f"{file} holds no audio", REPAIR)
+        yield stream
+
+
+@contextmanager
+def _play(path: Path, excerpt: Excerpt, count: bool) -> Iterator[Stream]:
+    """A MIDI file, as fluidsynth plays it with the machine's soundfont."""
+    if not midi.has_fluidsynth():
+        raise DataError(f"only fluidsynth plays MIDI files such as {path}", midi.GET_FLUIDSYNTH)
+    rate, variation = notes.RENDER_RATE, notes.Variation(soundfont=midi.find_soundfont())
+    first, last = excerpt.frames(rate)
+    frames = sum(map(len, notes.play(path, variation))) if count else None
+    played = iter(()) if count else between((block.copy() for block in notes.play(path, variation)), first, last)
+    yield Stream(rate, 2, "mid", {}, frames, False, True, first, played, [])
+
+
+def _unknown(path: Path) -> DataError:
+    hint = f"readable are {' '.join(AUDIO_SUFFIXES)}, and with ffmpeg more; convert it, or remove it"
+    return DataError(f"{path} is not audio in a known format, whatever its name says, or its start is damaged", hint)
+
+
+def stereo_blocks(stream: Stream) -> Iterator[Waveform]:
+    """The blocks of a stream at the file's rate, mixed to two channels; one of one channel is expanded, not copied."""
+    for block in stream.blocks:
+        yield mix_channels(torch.from_numpy(block).T, 2)
+
+
+def probe(path: Path | str) -> AudioInfo:
+    """Read a file's facts and tags. Its length is exact: where no header gives it for sure, the file is decoded.
+
+    Raises:
+        DataError: as `open_stream`.
+    """
+    with open_stream(path, count=True) as stream:
+        info = stream.info(stream.frames or 0)
+        for _ in stream.blocks:
+            pass
+        return info
 
 
 def read(
@@ -249,143 +147,132 @@ def read(
     Mono becomes equal channels; of more than two channels, centre and surrounds are mixed into the first two.
 
     Raises:
-        DataError: as `probe`; or the excerpt starts behind the end, or the file is damaged or holds NaN or infinity.
+        DataError: as `open_stream`; or the excerpt starts behind the end, or the file holds NaN or infinity.
     """
-    path = Path(path)
-    with _Reader(path) as reader:
-        ratio = _ratio(reader.file.samplerate, sample_rate)
-        total = math.ceil(reader.file.frames / ratio)
-        first = round(start_s * sample_rate)
-        last = total if duration_s is None else min(total, first + round(duration_s * sample_rate))
-        if not 0 <= first < last:
-            raise DataError(f"{path} lasts {total / sample_rate:.1f} s: there is no excerpt of it at {start_s:g} s", "")
-        return mix_channels(_resampled(reader, ratio, first, last), channels).contiguous()
+    excerpt = _excerpt(Path(path), sample_rate, start_s, duration_s)
+    return _joined(path, open_stream(path, excerpt), excerpt, sample_rate, channels)
 
 
-def blocks(path: Path | str, *, sample_rate: int, block_s: float) -> Iterator[Waveform]:
+def read_own(
+    path: Path | str, *, sample_rate: int, channels: int = 2, start_s: float = 0.0, duration_s: float | None = None
+) -> Waveform:
+    """As `read`, in this process: for files that dualdiff has written, or that a scan has read to their end.
+
+    Excerpts of uncompressed files and of FLAC are found at once.
+    """
+    excerpt = _excerpt(Path(path), sample_rate, start_s, duration_s)
+    return _joined(path, _own_stream(Path(path), excerpt), excerpt, sample_rate, channels)
+
+
+def blocks_own(path: Path | str, *, sample_rate: int, block_s: float) -> Iterator[Waveform]:
+    """As `blocks`, in this process; see `read_own`."""
+    excerpt = Excerpt(0, None, sample_rate)
+    yield from _blocks(_own_stream(Path(path), excerpt), excerpt, block_s)
+
+
+@contextmanager
+def _own_stream(path: Path, excerpt: Excerpt) -> Iterator[Stream]:
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(decoding.stream(path, excerpt))
+        except NotDecodableError as error:
+            raise _unknown(path) from error
+        yield stream
+
+
+def _excerpt(path: Path, sample_rate: int, start_s: float, duration_s: float | None) -> Excerpt:
+    first = round(start_s * sample_rate)
+    last = None if duration_s is None else first + round(duration_s * sample_rate)
+    if first < 0 or (last is not None and last <= first):
+        raise DataError(f"there is no excerpt of {path} at {start_s:g} s")
+    return Excerpt(first, last, sample_rate)
+
+
+def _joined(
+    path: Path | str, opening: AbstractContextManager[Stream], excerpt: Excerpt, sample_rate: int, channels: int
+) -> Waveform:
+    with opening as stream:
+        parts = list(_resampled(stream, excerpt, max(1, round(READ_S * sample_rate))))
+        if not parts:
+            raise DataError(f"{path} ends before {excerpt.first / sample_rate:g} s: there is no excerpt of it there")
+    return mix_channels(torch.cat(parts, -1), channels).contiguous()
+
+
+def blocks(
+    path: Path | str, *, sample_rate: int, block_s: float, rendering: Rendering | None = None
+) -> Iterator[Waveform]:
     """Read a file as stereo in consecutive blocks of `block_s` (the last one shorter), in bounded memory.
 
     The blocks joined equal `read` of the whole file, but may lie in memory as the file has them, channels in turn.
-    Raises as `read`. An MP3 may end up to 1 % before its header says.
-    """
-    length = max(1, round(block_s * sample_rate))
-    with _Reader(Path(path)) as reader:
-        ratio = _ratio(reader.file.samplerate, sample_rate)
-        total = math.ceil(reader.file.frames / ratio)
-        for first in range(0, total, length):
-            block = _resampled(reader, ratio, first, min(first + length, total))
-            if block.shape[-1]:  # a length that was guessed may promise blocks that are not there
-                yield mix_channels(block, 2)
-
-
-def _ratio(from_rate: int, to_rate: int) -> Fraction:
-    """File frames per wanted sample; odd rates are rounded (by 2.5e-7 at most): their filters would fill the memory."""
-    return Fraction(from_rate, to_rate).limit_denominator(2000)
-
-
-def _resampled(reader: _Reader, ratio: Fraction, first: int, last: int) -> Waveform:
-    """Samples `first` to `last` of the whole file at the wanted rate, in the file's own channels."""
-    if ratio == 1:
-        return reader.frames(first, last)
-    step_in, step_out = ratio.numerator, ratio.denominator
-    context = math.ceil(SINC_ZEROS / (min(step_in, step_out) * SINC_ROLLOFF)) + 1
-    start = max(0, first // step_out - context) * step_in
-    stop = min(reader.file.frames, (-(-last // step_out) + context) * step_in)
-    offset = start // step_in * step_out
-    return resample(reader.frames(start, stop), step_in, step_out)[:, first - offset : last - offset]
-
-
-def can_write(suffix: str) -> bool:
-    """Whether this build of libsndfile has the encoder for a suffix of `WRITABLE`."""
-    container, subtype = WRITABLE[suffix]
-    return bool(soundfile.check_format(container, subtype))
-
-
-def write(
-    path: Path | str,
-    waveform: Waveform,
-    sample_rate: int,
-    *,
-    title: str = "",
-    comment: str = "",
-    artist: str = "",
-    album: str = "",
-    bitrate_kbps: float | None = None,
-    loop: tuple[int, int] | None = None,
-) -> None:
-    """Write (C, T) as .flac or .wav (24 bit), .ogg, .mp3 or .opus, by the suffix, atomically, with tags.
-
-    `bitrate_kbps` asks mp3 and opus for about that rate. The comment may hold a recipe of any length. `loop` is where
-    a loop starts and how long it is, samples: tags LOOPSTART and LOOPLENGTH, or a `smpl` chunk; not in mp3.
 
     Raises:
-        DataError: there are no samples, or they are not finite, or would clip in a 24-bit file.
-        DualdiffError: the suffix is not one of these, the folder cannot be written to, or the codec refuses.
+        DataError: as `read`.
     """
-    path = Path(path)
-    if path.suffix.lower() not in WRITABLE:
-        raise DualdiffError(
-            f"{path} cannot be written: {path.suffix or 'no suffix'} is not a known format",
-            f"one of {' '.join(WRITABLE)}",
-        )
-    _refuse_unwritable(path, waveform)
-    if loop is not None and path.suffix.lower() not in loop_points.LOOPING:
-        raise DualdiffError(
-            f"{path} cannot be written: {path.suffix} cannot loop without a gap",
-            f"one of {' '.join(loop_points.LOOPING)}",
-        )
-    tags = {"title": title, "comment": comment, "artist": artist, "album": album}
-    tags = {name: text for name, text in tags.items() if text}
-    with staged(path) as temporary:
-        if loop is not None and temporary.suffix != ".wav":
-            tags = loop_points.placeholders(*loop) | tags
-        try:
-            _encode(temporary, waveform, sample_rate, tags, bitrate_kbps)
-        except soundfile.LibsndfileError as error:
-            if shutil.disk_usage(path.parent).free < waveform.numel() * _LARGEST_SAMPLE:  # libsndfile does not say so
-                hint = "nothing already there was changed; free some space"
-                raise DualdiffError(f"{path} cannot be written: no space is left on the disk", hint) from error
-            kind = f"{path.suffix} at {sample_rate} Hz with {waveform.shape[0]} channels"
-            raise DualdiffError(
-                f"{path} cannot be written: {kind} is refused: {error.error_string}", "try .flac"
-            ) from error
-        if loop is not None:
-            loop_points.write_loop(temporary, *loop, sample_rate)
+    excerpt = Excerpt(0, None, sample_rate)
+    yield from _blocks(open_stream(path, excerpt, rendering=rendering), excerpt, block_s)
 
 
-def _refuse_unwritable(path: Path, waveform: Waveform) -> None:
-    if not waveform.numel():
-        raise DataError(f"{path} is not written: there is no audio to write")
-    if not torch.isfinite(waveform).all():
-        raise DataError(f"{path} is not written: the audio holds values that are not finite numbers (NaN or infinity)")
-    peak = waveform.abs().max().item()
-    if peak > 1.0 and path.suffix.lower() in (".flac", ".wav"):
-        raise DataError(
-            f"{path} is not written: the audio would clip, it peaks {20 * math.log10(peak):.1f} dB above full scale",
-            "lower its level",
-        )
+def _blocks(opening: AbstractContextManager[Stream], excerpt: Excerpt, block_s: float) -> Iterator[Waveform]:
+    assert excerpt.sample_rate is not None
+    with opening as stream:
+        for block in _resampled(stream, excerpt, max(1, round(block_s * excerpt.sample_rate))):
+            yield mix_channels(block, 2)
 
 
-def _encode(path: Path, waveform: Waveform, sample_rate: int, tags: dict[str, str], bitrate_kbps: float | None) -> None:
-    container, subtype = WRITABLE[path.suffix]
-    level = None if bitrate_kbps is None else _compression_level(subtype, sample_rate, waveform.shape[0], bitrate_kbps)
-    mode = "CONSTANT" if level is not None and container == "MP3" else None
-    audio = waveform.detach().to("cpu", torch.float32).T.contiguous().numpy()
-    with soundfile.SoundFile(
-        path, "w", sample_rate, waveform.shape[0], subtype, format=container, compression_level=level, bitrate_mode=mode
-    ) as file:
-        for name, text in tags.items() if container not in _OWN_TAGS else ():
-            setattr(file, name, text)
-        for first in range(0, len(audio), _PIECE):  # in one piece, libsndfile's Vorbis encoder overflows its stack
-            file.write(audio[first : first + _PIECE])
-    if container in _OWN_TAGS and tags:
-        _OWN_TAGS[container](path, tags)
+def _resampled(stream: Stream, excerpt: Excerpt, length: int) -> Iterator[Waveform]:
+    """The excerpt of a stream at the wanted rate, in the file's own channels, in blocks of `length`."""
+    window, last = Window(stream.blocks, stream.start), excerpt.last
+    for first in itertools.count(excerpt.first, length):
+        stop = first + length if last is None else min(first + length, last)
+        if first >= stop:
+            break
+        block = _resample_window(window, replace(excerpt, first=first, last=stop), stream.sample_rate)
+        if block.shape[-1]:
+            yield block
+        if block.shape[-1] < stop - first:
+            break
+    window.drain()
 
 
-def _compression_level(subtype: str, sample_rate: int, channels: int, bitrate_kbps: float) -> float | None:
-    """The compression level, 0 to 1, for a bit rate: libsndfile maps them linearly, over a range of each codec."""
-    ranges = {"MPEG_LAYER_III": (32, 320) if sample_rate >= 32000 else (8, 160), "OPUS": (6 * channels, 256 * channels)}
-    if subtype not in ranges:
-        return None
-    lowest, highest = ranges[subtype]
-    return min(max((highest - bitrate_kbps) / (highest - lowest), 0.0), 0.99)
+def _resample_window(window: "Window", excerpt: Excerpt, file_rate: int) -> Waveform:
+    start, stop = excerpt.frames(file_rate)
+    assert stop is not None
+    assert excerpt.last is not None
+    ratio, audio = excerpt.ratio(file_rate), window.frames(start, stop)
+    if ratio == 1:
+        return audio
+    offset = start // ratio.numerator * ratio.denominator
+    resampled = resample(audio, ratio.numerator, ratio.denominator)
+    return resampled[:, excerpt.first - offset : excerpt.last - offset]
+
+
+class Window:
+    """A stream of blocks, read forward by position; what was read last can be read again."""
+
+    def __init__(self, blocks: Iterator[Block], start: int) -> None:
+        self._blocks = blocks
+        self._held: list[Waveform] = []
+        self._first = self._next = start
+        self._channels = 1
+
+    def frames(self, first: int, last: int) -> Waveform:
+        """Frames `first` to `last`, (C, last - first), fewer at the end; none before `first` is needed again."""
+        while self._next < last:
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            self._channels = block.shape[1]
+            self._held.append(torch.from_numpy(block).T)
+            self._next += len(block)
+        while self._held and self._first + self._held[0].shape[-1] <= first:
+            self._first += self._held.pop(0).shape[-1]
+        if not self._held:
+            return torch.empty(self._channels, 0)
+        held = self._held[0] if len(self._held) == 1 else torch.cat(self._held, -1)
+        self._held = [held]
+        return held[:, first - self._first : last - self._first]
+
+    def drain(self) -> None:
+        """Read the blocks to their end, so that what they report at it is known."""
+        for _ in self._blocks:
+            pass

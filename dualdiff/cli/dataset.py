@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The music to learn from.")
 
+SHOWN_SUFFIXES = 8
+
 SHOWN_FAILURES = 5
 """Broken files named one by one; the ledger names all."""
 
@@ -48,7 +50,7 @@ def scan(
     opened = open_project(project, overrides or ())
     with console.progress("scan") as progress:
         found = scanning.scan(opened.root, opened.settings.dataset, folder, rebuild=rebuild, progress=progress)
-    _show(found)
+    _show(found, opened.ledger)
     _tell_folder(opened, found)
     console.say(str(opened.ledger))
     console.note("next: `dualdiff vae train`")
@@ -63,7 +65,7 @@ def _tell_folder(project: "Project", found: "Scan") -> None:
         console.note(f"the music is in {remembered}, as the ledger now says; to note it in {place}: {line}")
 
 
-def _show(found: "Scan") -> None:
+def _show(found: "Scan", ledger: Path) -> None:
     from dualdiff.data.manifest import summary
     from dualdiff.data.selection import REMEDIES
 
@@ -82,6 +84,11 @@ def _show(found: "Scan") -> None:
     broken = [row for row in found.rows if row.state == "failed"]
     for row in broken[:SHOWN_FAILURES]:
         console.say(f"  {row.path}: {row.reason}")
+    if len(broken) > SHOWN_FAILURES:
+        more = len(broken) - SHOWN_FAILURES
+        console.say(f'  and {more} more: all are in {ledger}, with "state": "failed" and the reason')
+    if noted := sum(bool(row.note) for row in found.rows):
+        console.detail(f"{noted} files are odd, though they are read: their notes are in {ledger}")
     if found.unmatched:
         shown = ", ".join(found.unmatched[:SHOWN_FAILURES])
         console.say(f"{len(found.unmatched)} paths in the table of labels are not in the music folder: {shown}")
@@ -90,7 +97,25 @@ def _show(found: "Scan") -> None:
         console.say(f"left out, since dualdiff wrote them: {shown}")
     for remark in found.remarks:
         console.note(remark)
-    if found.ignored:
-        others = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.ignored.items())
-        console.detail(f"not audio: {others}")
+    if others := not_read(found.ignored):
+        console.say(others)
     console.detail(f"measured now: {found.measured} of {len(found.rows)}")
+
+
+NEVER_AUDIO = (
+    *(".bmp", ".cfg", ".cue", ".csv", ".db", ".gif", ".html", ".ini", ".jpeg", ".jpg", ".json", ".jsonl", ".log"),
+    *(".lrc", ".m3u", ".m3u8", ".md", ".nfo", ".pdf", ".pls", ".png", ".py", ".sfv", ".toml", ".torrent", ".txt"),
+    *(".url", ".webp", ".xml", ".yaml", ".yml"),
+)
+"""Suffixes of files that lie next to music and hold none."""
+
+
+def not_read(ignored: dict[str, int]) -> str:
+    """A line about files whose suffix is not that of audio which can be read, by suffix; empty where there are none."""
+    others = {suffix: count for suffix, count in ignored.items() if suffix not in NEVER_AUDIO}
+    if not others:
+        return ""
+    shown = list(others.items())[:SHOWN_SUFFIXES]
+    named = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in shown)
+    more = f" and {len(others) - len(shown)} more suffixes" if len(others) > len(shown) else ""
+    return f"not read, by suffix: {named}{more}; if it is music, convert it to FLAC"

@@ -6,24 +6,27 @@ import threading
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
-from dualdiff import audio
-from dualdiff.audio import chiptunes, ffmpeg, midi, notes
+from dualdiff.audio import decoding, ffmpeg, midi, notes
+from dualdiff.audio.cache import Cache, Copy, gain_for, identity
 from dualdiff.audio.ffmpeg import Rendering
-from dualdiff.audio.loudness import BLOCK, Meter
+from dualdiff.audio.loudness import Levels, Meter
 from dualdiff.audio.notes import Renderer, Variation
-from dualdiff.core.errors import DataError
+from dualdiff.audio.reader import READABLE, open_stream, stereo_blocks
+from dualdiff.audio.stream import REPAIR, Stream
+from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.core.files import has_key, kind_of, sha256_of
 from dualdiff.core.process import ignore_terminal
-from dualdiff.data.fingerprint import BandMeter, fingerprint_of, to_text
+from dualdiff.data.fingerprint import BandMeter, Bands, fingerprint_of, to_text
 from dualdiff.data.loop_detection import loop_of, unique_duration_s
 
 UNREADABLE, NEEDS_FFMPEG, LINK, OWN_CLIP = "unreadable", "needs ffmpeg", "link", "generated"
@@ -83,6 +86,12 @@ class Facts:
     fingerprint: str = ""
     """As `fingerprint.to_text` gives it; empty once it is kept elsewhere."""
     group: str = ""
+    note: str = ""
+    """What is odd about the file, though it was read: what its decoder warned of."""
+
+
+LONGEST_TEXT = 200
+"""Letters of a title or an album that are kept."""
 
 
 def find(folder: Path) -> tuple[list[Found], dict[str, int], list[str]]:
@@ -122,8 +131,8 @@ def find(folder: Path) -> tuple[list[Found], dict[str, int], list[str]]:
                 continue
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(path)
-            elif suffix in audio.AUDIO_SUFFIXES or suffix in ffmpeg.DEMUXERS or suffix in midi.SUFFIXES:
-                found += _found(entry, path, suffix)
+            elif suffix in READABLE:
+                found.append(_found(entry, path))
             else:
                 ignored[suffix] += 1
     return sorted(found, key=lambda file: file.path), dict(ignored.most_common()), sorted(left_out)
@@ -145,53 +154,86 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _found(entry: "os.DirEntry[str]", path: str, suffix: str) -> list[Found]:
-    """A file, or each of its tunes."""
+def _found(entry: "os.DirEntry[str]", path: str) -> Found:
     if _printable(path) != path:
-        return [Found(path=_printable(path), problem=f"{UNREADABLE}: its name is not valid UTF-8; rename it")]
+        return Found(path=_printable(path), problem=f"{UNREADABLE}: its name is not valid UTF-8; rename it")
     try:
         status = entry.stat()
         if not entry.is_file():
-            return [Found(path=path, problem=f"{UNREADABLE}: it is not a regular file")]
-        tunes = chiptunes.count_tunes(Path(entry.path)) if suffix in ffmpeg.CONSOLE_SUFFIXES else 1
+            return Found(path=path, problem=f"{UNREADABLE}: it is not a regular file")
     except OSError as error:
-        return [Found(path=path, problem=f"{UNREADABLE}: {error.strerror or error}")]
-    if tunes == 1:
-        return [Found(path=path, bytes=status.st_size, mtime_ns=status.st_mtime_ns)]
-    return [
-        Found(path=f"{path}#{tune + 1:02d}", bytes=status.st_size, mtime_ns=status.st_mtime_ns, tune=tune)
-        for tune in range(tunes)
-    ]
+        return Found(path=path, problem=f"{UNREADABLE}: {error.strerror or error}")
+    return Found(path=path, bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def with_tunes(folder: Path, files: Iterable[Found], known: Mapping[tuple[str, int, int], int]) -> list[Found]:
+    """The files, with each tune of those that hold several in the place of the file.
+
+    `known` is how many tunes files have, by path, bytes and time of change; others are opened and counted.
+    """
+    files = list(files)
+    unknown = [file for file in files if _may_hold_tunes(file) and _key(file) not in known]
+    with ThreadPoolExecutor(_cores()) as pool:  # ffprobe does the work
+        counts = dict(zip(map(_key, unknown), pool.map(lambda file: _tunes(folder / file.path), unknown), strict=True))
+    found: list[Found] = []
+    for file in files:
+        count = counts.get(_key(file), known.get(_key(file), 1)) if _may_hold_tunes(file) else 1
+        numbered = [replace(file, path=f"{file.path}#{tune + 1:02d}", tune=tune) for tune in range(count)]
+        found += numbered if count > 1 else [file]
+    return found
+
+
+def _key(file: Found) -> tuple[str, int, int]:
+    return file.file, file.bytes, file.mtime_ns
+
+
+def _may_hold_tunes(file: Found) -> bool:
+    suffix = os.path.splitext(file.path)[1].lower()
+    return not file.problem and suffix in (*ffmpeg.CONSOLE_SUFFIXES, *ffmpeg.MODULE_SUFFIXES)
+
+
+def _tunes(path: Path) -> int:
+    """How many tunes a file holds; one where it cannot be read, for which it is named when it is measured."""
+    try:
+        return ffmpeg.count_tunes(path)
+    except (OSError, DataError):
+        return 1
 
 
 def _printable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def measure(folder: Path, file: Found, rendering: Rendering | None = None, renderer: Renderer | None = None) -> Facts:
-    """Hash, probe, decode and measure one file; what is wrong with it becomes the `error` of the facts.
+def measure(
+    folder: Path, file: Found, cache: Cache, rendering: Rendering, renderer: Renderer, has_ffmpeg: bool = True
+) -> Facts:
+    """Hash, decode and measure one file, or one of its tunes; what is wrong with it becomes the `error` of the facts.
 
-    Files that need ffmpeg are rendered first, as `rendering` says, and MIDI files by the `renderer`; without what plays
-    them they have that need for an error.
+    What cannot be read from its middle is copied into the cache, and MIDI files are played by the `renderer`; without
+    what plays them files have that need for an error.
     """
     facts = Facts(path=file.path, bytes=file.bytes, mtime_ns=file.mtime_ns, error=file.problem)
     if file.problem:
         return facts
     path = folder / file.file
     try:
-        if notes.is_midi(path):
-            return _played(path, facts, renderer or Renderer(cache=folder))
-        if not ffmpeg.needs_ffmpeg(path):
-            return measure_audio(path, path, facts)
-        if rendering is None:
+        if ffmpeg.needs_ffmpeg(path) and not has_ffmpeg:
             return replace(facts, error=f"{NEEDS_FFMPEG}: only ffmpeg plays {path.suffix.lower()[1:]} files")
-        rendered, heard = ffmpeg.render(path, rendering, file.tune or 0)
-        facts = replace(facts, rendered=str(rendered))
-        return measure_audio(rendered, path, facts, heard.tags)
-    except DataError as error:
-        return replace(facts, rendered="", error=f"{UNREADABLE}: {error.message.replace(str(path), 'it', 1)}")
+        if notes.is_midi(path):
+            return _played(path, facts, renderer)
+        measured = _measured(folder / file.path, file, facts, cache, rendering)
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) != (file.bytes, file.mtime_ns):
+            return replace(facts, error=f"{UNREADABLE}: it changed while it was read; scan again when it is complete")
+        return measured
+    except DualdiffError as error:
+        if not isinstance(error, DataError):  # the cache cannot be written to
+            raise
+        return replace(facts, error=f"{UNREADABLE}: {error.message.replace(str(path), 'it', 1)}")
     except OSError as error:
-        return replace(facts, rendered="", error=f"{UNREADABLE}: {error.strerror or error}")
+        return replace(facts, error=f"{UNREADABLE}: {error.strerror or error}")
+    except Exception as error:  # noqa: BLE001 - one file never ends a scan: the manifest has its reason
+        return replace(facts, error=f"{UNREADABLE}: an unexpected {type(error).__name__}: {tidy(str(error))[:200]}")
 
 
 def _played(path: Path, facts: Facts, renderer: Renderer) -> Facts:
@@ -204,32 +246,76 @@ def _played(path: Path, facts: Facts, renderer: Renderer) -> Facts:
     return measure_audio(rendered, path, replace(facts, rendered=str(rendered)))
 
 
-def measure_audio(path: Path, named: Path, facts: Facts, tags: Mapping[str, str] | None = None) -> Facts:
-    """The facts with all that is learned from the audio at `path`; without a title, the file `named` gives one."""
-    facts = replace(facts, sha256=sha256_of(path))
-    info = audio.probe(path)
-    if any(text.startswith('{"dualdiff"') for text in [*info.tags.values(), *(tags or {}).values()]):
-        return replace(facts, error=f"{OWN_CLIP}: its tags hold the recipe of a clip")
-    tags = tags or info.tags
-    meter, band_meter = Meter(info.sample_rate), BandMeter(info.sample_rate)
-    for block in audio.blocks(path, sample_rate=info.sample_rate, block_s=BLOCK / info.sample_rate):
-        meter.update(block.numpy())
-        band_meter.add(block[0].add(block[1]).mul_(0.5))
-    bands = band_meter.finish()
-    loop, duration_s = loop_of(bands), meter.frames / info.sample_rate  # what is there; headers may only guess
-    number = facts.path.rpartition("#")[2] if facts.path.rpartition("/")[2] != named.name else ""
+def measure_audio(path: Path, named: Path, facts: Facts) -> Facts:
+    """The facts with all that is learned from a file that dualdiff has written; the file `named` gives the title."""
+    with decoding.stream(path) as stream:
+        return _described(stream, _surveyed(stream), named.stem, replace(facts, sha256=sha256_of(path)))
+
+
+def _measured(path: Path, file: Found, facts: Facts, cache: Cache, rendering: Rendering) -> Facts:
+    """The facts with all that is learned from the audio of a file or tune; without a title, its name gives one."""
+    name = identity(path, rendering)
+    facts, peak = replace(facts, sha256=name), 0.0
+    with open_stream(path, rendering=rendering) as stream:
+        if any(text.startswith('{"dualdiff"') for text in stream.tags.values()):
+            return replace(facts, error=f"{OWN_CLIP}: its tags hold the recipe of a clip")
+        copy_at = None if stream.is_seekable else cache.path(name)
+        if copy_at is None or copy_at.exists():
+            survey = _surveyed(stream)
+        else:
+            with cache.writing(name, stream) as copy:
+                survey = _surveyed(stream, copy)
+            peak = copy.peak
+    if peak > 1:
+        cache.store(name, path, rendering, gain_for(peak))
+    title = Path(file.file).stem if file.tune is None else f"{Path(file.file).stem} {file.tune + 1:02d}"
+    return _described(stream, survey, title, replace(facts, rendered=str(copy_at or "")))
+
+
+Survey: TypeAlias = tuple[Levels, Bands, int]
+"""The levels, bands and number of frames of a track."""
+
+
+def _described(stream: Stream, survey: Survey, name: str, facts: Facts) -> Facts:
+    """The facts with what a stream and its survey say; `name` is the title of a track without one."""
+    levels, bands, frames = survey
+    loop, duration_s = loop_of(bands), frames / stream.sample_rate
     return replace(
         facts,
-        title=tidy(tags.get("title", "")) or tidy(f"{named.stem} {number}"),
-        album=tidy(tags.get("game", "")) or tidy(tags.get("album", "")),
+        title=_shortened(stream.tags.get("title", "")) or _shortened(name),
+        album=_shortened(stream.tags.get("game", "")) or _shortened(stream.tags.get("album", "")),
         duration_s=duration_s,
-        sample_rate=info.sample_rate,
-        channels=info.channels,
+        sample_rate=stream.sample_rate,
+        channels=stream.channels,
         fingerprint=to_text(fingerprint_of(bands)),
         loop_s=round(loop.period_s, 2) if loop else 0.0,
         unique_s=round(unique_duration_s(duration_s, loop), 2) if loop else duration_s,
-        **asdict(meter.levels()),
+        note=tidy("; ".join(stream.notes)),
+        **asdict(levels),
     )
+
+
+def _surveyed(stream: Stream, copy: Copy | None = None) -> Survey:
+    """The levels, bands and frames of a stream, which is also written to a copy.
+
+    Raises:
+        DataError: it holds no audio.
+    """
+    meter, band_meter = Meter(stream.sample_rate), BandMeter(stream.sample_rate)
+    for block in stereo_blocks(stream):
+        if copy:
+            copy.add(block.T.numpy())
+        meter.update(block.numpy())
+        band_meter.add(block[0].add(block[1]).mul_(0.5))
+    if not meter.frames:
+        raise DataError("it holds no audio", REPAIR)
+    return meter.levels(), band_meter.finish(), meter.frames
+
+
+def _shortened(name: str) -> str:
+    """A tag, tidied, of a length that fits into a table."""
+    text = tidy(name)
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
 
 
 def tidy(name: str) -> str:
@@ -241,12 +327,14 @@ def tidy(name: str) -> str:
 def measure_all(
     folder: Path,
     files: Iterable[Found],
+    measure: Callable[[Path, Found], Facts],
     processes: int | None = None,
-    measure: Callable[[Path, Found], Facts] = measure,
+    in_hand: Callable[[Found], None] = lambda _: None,
 ) -> Iterator[Facts]:
     """Measure files in several processes (None: as many as pay), yielding the facts as they come, in no order.
 
-    A file that kills the process which reads it gets an `error`; no other file suffers.
+    `in_hand` is called with the file that has been worked on for longest, whenever it is another one. A file that kills
+    the process which reads it gets an `error`; no other file suffers.
     """
     files = list(files)
     yield from (measure(folder, file) for file in files if file.problem)
@@ -254,12 +342,14 @@ def measure_all(
     if processes is None:
         processes = min(_cores(), len(queue) // FILES_PER_PROCESS)
     if processes <= 1:
-        yield from (_on_one_thread(measure, folder, file) for file in queue)
+        for file in queue:
+            in_hand(file)
+            yield _on_one_thread(measure, folder, file)
         return
     while queue:
-        suspects = yield from _until_a_process_dies(folder, queue, processes, measure)
+        suspects = yield from _until_a_process_dies(folder, queue, processes, measure, in_hand)
         for suspect in suspects:
-            died = yield from _until_a_process_dies(folder, deque([suspect]), 1, measure)
+            died = yield from _until_a_process_dies(folder, deque([suspect]), 1, measure, in_hand)
             for file in died:
                 error = f"{UNREADABLE}: the process that read it died: its audio is damaged, or memory ran out"
                 yield Facts(path=file.path, bytes=file.bytes, mtime_ns=file.mtime_ns, error=error)
@@ -283,7 +373,11 @@ def _ordered(files: list[Found]) -> list[Found]:
 
 
 def _until_a_process_dies(
-    folder: Path, queue: "deque[Found]", processes: int, measure: Callable[[Path, Found], Facts]
+    folder: Path,
+    queue: "deque[Found]",
+    processes: int,
+    measure: Callable[[Path, Found], Facts],
+    in_hand: Callable[[Found], None],
 ) -> Generator[Facts, None, list[Found]]:
     """Measure what is in the queue; returns the files that were at work when a process died, if one did."""
     working: dict[Future[Facts], Found] = {}
@@ -293,6 +387,7 @@ def _until_a_process_dies(
             while queue and len(working) < 2 * processes:
                 working[pool.submit(measure, folder, queue[0])] = queue[0]
                 queue.popleft()
+            in_hand(next(iter(working.values())))
             for done in wait(working, return_when=FIRST_COMPLETED).done:
                 yield done.result()
                 del working[done]

@@ -39,7 +39,7 @@ def write_missing(
     """
     missing = {row.path: row for row in used(rows) if not path_of(project, row).exists()}
     files = [Found(path=row.path, bytes=row.bytes, mtime_ns=row.mtime_ns) for row in missing.values()]
-    done = measure_all(music, files, processes, partial(_write, project=project, rows=missing))
+    done = measure_all(music, files, partial(_write, project=project, rows=missing), processes)
     for number, facts in enumerate(done, start=1):
         progress(number, len(files), f"beats of {facts.path}")
     return len(files)
@@ -67,7 +67,7 @@ def find(music: Path, row: Row) -> BeatGrid | None:
     source = music / file_of(row.piece or row.path)
     if notes.has_exact_beats(source):
         return notes.beats(source, row.tempo, tune_of(row.piece or row.path))
-    waveform = audio.read(music / row.source, sample_rate=beat_tracking.RATE, channels=1)
+    waveform = audio.read_own(music / row.source, sample_rate=beat_tracking.RATE, channels=1)
     return beat_tracking.grid_of(waveform, beat_tracking.RATE)
 
 

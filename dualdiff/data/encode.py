@@ -222,7 +222,7 @@ def _require_length(row: Row, plan: _Plan) -> None:
 
 def _levelled(path: Path, row: Row, made: Format) -> Iterator[Waveform]:
     """A track at the format's rate and loudness, in blocks of 10 s."""
-    for block in audio.blocks(path, sample_rate=made.sample_rate, block_s=10.0):
+    for block in audio.blocks_own(path, sample_rate=made.sample_rate, block_s=10.0):
         yield at_loudness(block, row, made.config.loudness_lufs)
 
 

@@ -4,6 +4,7 @@ It loads as it is into Hugging Face `datasets`: every line has the same keys, wi
 """
 
 import json
+import os
 import types
 import typing
 from collections import Counter, defaultdict
@@ -81,7 +82,8 @@ class Row:
     path: str
     """From the music folder, with forward slashes; a tune of a file of several has `#` and its number at the end."""
     rendered: str = ""
-    """The FLAC file that stands for a file that only ffmpeg plays: from the project's folder; see `read_ledger`."""
+    """The FLAC copy of a file that cannot be read from the middle at once: from the project's folder; see
+    `read_ledger`."""
     game: str = ""
     title: str = ""
     """The title tag, or the file's name without its suffix."""
@@ -92,6 +94,8 @@ class Row:
     """Why the file is not used: a kind, a colon, the details. Empty for used files only."""
     split: Split = ""
     """Empty unless the file is used."""
+    note: str = ""
+    """What is odd about the file, though it was read: what its decoder warned of."""
     duplicate_of: str = ""
     """The path of the used file with the same bytes or the same music."""
     group: str = ""
@@ -130,14 +134,21 @@ class Row:
     """The music folder, where `dataset scan FOLDER` named another than `dataset.folder`: from the project's folder, or
     absolute. The same in all rows."""
     sha256: str = ""
-    """Of the file's bytes, or of those of `rendered`."""
+    """Of the file's bytes; for a tune of several and for console music, of these and of how it is rendered."""
     bytes: int = 0
     mtime_ns: int = 0
 
     @property
     def source(self) -> str:
-        """The audio file to read: absolute where it was rendered, else from the music folder."""
+        """The audio file to read: absolute where there is a copy, else from the music folder."""
         return self.rendered or self.path
+
+    @property
+    def file(self) -> str:
+        """The path of the file, without the number of the tune; of a render that of its piece."""
+        path = self.piece or self.path
+        file, mark, number = path.rpartition("#")
+        return file if mark and number.isdecimal() and os.path.splitext(file)[1] else path
 
 
 def music_folder(project: Path, config: DatasetConfig, rows: Sequence[Row] = ()) -> Path:
@@ -261,7 +272,7 @@ def _types(hint: Any) -> tuple[type, ...]:
 
 _HINTS = typing.get_type_hints(Row)
 _KINDS = {name: _types(hint) for name, hint in _HINTS.items()}
-_ADDED = ("piece", "semitones", "tempo", "soundfont", "folder")
+_ADDED = ("piece", "semitones", "tempo", "soundfont", "folder", "note")
 """Keys that older lines of this version lack."""
 
 _CHOICES = {name: typing.get_args(hint) for name, hint in _HINTS.items() if typing.get_origin(hint) is Literal}

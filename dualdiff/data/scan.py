@@ -7,12 +7,14 @@ scan resumes where it was; the manifest itself is written once, at the end, and 
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
 from dualdiff.audio import ffmpeg, notes
+from dualdiff.audio.cache import NEVER_SEEKABLE, Cache, identity
 from dualdiff.audio.ffmpeg import Rendering
 from dualdiff.audio.notes import Renderer, Variation
 from dualdiff.core.errors import DataError, DualdiffError
@@ -20,7 +22,7 @@ from dualdiff.core.files import MARKER, append_text, discard, kind_of, own_folde
 from dualdiff.core.lock import locked
 from dualdiff.core.progress import Progress, silent
 from dualdiff.data import beats, fingerprint, labels, renders
-from dualdiff.data.analysis import Facts, Found, find, measure, measure_all
+from dualdiff.data.analysis import Facts, Found, find, measure, measure_all, with_tunes
 from dualdiff.data.fingerprint import Fingerprint
 from dualdiff.data.fingerprint_store import PRINTS_NAME, prints_path, read_prints, write_prints
 from dualdiff.data.labels import Label
@@ -93,27 +95,27 @@ def _scan(
     before = _rows_before(ledger, rebuild)
     folder = _folder(project, config, named, before)
     before = [] if rebuild else before
-    files, ignored, left_out = _find(folder)
-    label, soundfonts = _labels(project, config), renders.soundfonts(project, config.soundfonts)
+    found, ignored, left_out = _find(folder)
+    label, soundfonts = _labels(project, config, folder), renders.soundfonts(project, config.soundfonts)
     store = prints_path(project)
     if rebuild:
         journal.discard()
     prints = read_prints(store) if before else {}
     measured_before = [facts for facts in map(_facts, before) if facts.sha256 in prints]
     known = {facts.path: facts for facts in [*measured_before, *_kept(journal.read(), prints)] if not facts.error}
-    rendering = Rendering(
-        cache=project.absolute() / CACHES / CACHE_NAME, length_s=config.render_length_s, fade_s=config.render_fade_s
-    )
-    renderer = Renderer(cache=rendering.cache, soundfonts=soundfonts)
+    cache = Cache(project.absolute() / CACHES / CACHE_NAME)
+    files = with_tunes(folder, found, _tunes_before(before, cache))
+    rendering = Rendering(length_s=config.render_length_s, fade_s=config.render_fade_s)
+    renderer = Renderer(cache=cache.folder, soundfonts=soundfonts)
     facts = [
         known[file.path] for file in files if _is_unchanged(folder, file, known.get(file.path), rendering, renderer)
     ]
     reused = {own.path for own in facts}
     fresh = [file for file in files if file.path not in reused]
-    look = partial(measure, rendering=rendering if ffmpeg.has_ffmpeg() else None, renderer=renderer)
-    if fresh:
-        progress(len(facts), len(files))
-    facts += _measured(measure_all(folder, fresh, processes, look), journal, prints, progress, len(facts), len(files))
+    look = partial(measure, cache=cache, rendering=rendering, renderer=renderer, has_ffmpeg=ffmpeg.has_ffmpeg())
+    facts += _measured(
+        partial(measure_all, folder, fresh, look, processes), journal, prints, progress, len(facts), len(files)
+    )
     grouped = _grouped(facts, prints) if journal.has_any() else facts
     rows = judge(grouped, config, label)
     _require_a_used_one(rows, folder)
@@ -123,7 +125,7 @@ def _scan(
     missing = [own.found for own in planned.values() if own.path not in {one.path for one in played}]
     play = partial(renders.measure_render, renders=planned, renderer=renderer)
     played += _measured(
-        measure_all(folder, missing, processes, play), journal, prints, progress, len(played), len(planned)
+        partial(measure_all, folder, missing, play, processes), journal, prints, progress, len(played), len(planned)
     )
     remembered = _remembered(project, config, folder)
     rows = sorted(renders.rows_of(rows, planned, played), key=lambda row: row.path)
@@ -134,7 +136,7 @@ def _scan(
     if rows != before:
         write_ledger(ledger, rows)
     journal.discard()
-    ffmpeg.prune(rendering.cache, {Path(row.rendered).name for row in rows if row.rendered})
+    cache.prune({Path(row.rendered).name for row in rows if row.rendered})
     beats.write_missing(project, folder, rows, progress, processes)
     unmatched = label.unmatched(row.path for row in rows) if isinstance(label, labels.Table) else []
     return Scan(
@@ -149,7 +151,7 @@ def _scan(
 
 
 def _measured(
-    found: Iterable[Facts],
+    measure: Callable[[Callable[[Found], None]], Iterator[Facts]],
     journal: "Journal",
     prints: dict[str, Fingerprint],
     progress: Progress,
@@ -158,11 +160,15 @@ def _measured(
 ) -> list[Facts]:
     """The facts as they come, each put on record; `done` of `total` were there before."""
     facts: list[Facts] = []
-    for own in found:
+
+    def name(file: Found) -> None:
+        progress(done + len(facts), total, file.path)
+
+    for own in measure(name):
         if not own.error:
             journal.keep(own)
         facts += _kept([own], prints)
-        progress(done + len(facts), total, own.path)
+        progress(done + len(facts), total)
     return facts
 
 
@@ -211,9 +217,9 @@ def _remembered(project: Path, config: DatasetConfig, folder: Path) -> str:
     return (Path(os.path.relpath(place, root)) if place.is_relative_to(root) else place).as_posix()
 
 
-def _labels(project: Path, config: DatasetConfig) -> Label:
+def _labels(project: Path, config: DatasetConfig, folder: Path) -> Label:
     if config.labels == "csv":
-        return labels.Table(project / Path(config.labels_csv).expanduser())
+        return labels.Table(project / Path(config.labels_csv).expanduser(), folder)
     return labels.by_tag if config.labels == "tag" else labels.by_folder
 
 
@@ -264,11 +270,23 @@ def _facts(row: Row) -> Facts:
 
 
 def _is_unchanged(folder: Path, file: Found, known: Facts | None, rendering: Rendering, renderer: Renderer) -> bool:
+    """Whether a file is as it was measured, and its copy in the cache, if it needs one, is there."""
     if known is None or file.problem or (known.bytes, known.mtime_ns) != (file.bytes, file.mtime_ns):
         return False
     if notes.is_midi(folder / file.file):
         return renderer.has(Path(known.rendered), folder / file.file, Variation(soundfont=renderer.soundfont))
-    return not known.rendered or rendering.has(Path(known.rendered).name, Path(file.file))
+    suffix = os.path.splitext(file.file)[1].lower()
+    if known.rendered and not Path(known.rendered).exists():
+        return False
+    if suffix in ffmpeg.CONSOLE_SUFFIXES:  # small files, for which settings matter
+        return identity(folder / file.path, rendering) == known.sha256
+    return bool(known.rendered) or suffix not in NEVER_SEEKABLE
+
+
+def _tunes_before(rows: Iterable[Row], cache: Cache) -> dict[tuple[str, int, int], int]:
+    """How many tunes the files of a manifest hold that have copies in the cache, by path, bytes and time of change."""
+    copied = (row for row in rows if row.rendered and not row.piece and Path(row.rendered).parent == cache.folder)
+    return dict(Counter((row.file, row.bytes, row.mtime_ns) for row in copied))
 
 
 def _require_a_used_one(rows: list[Row], folder: Path) -> None:

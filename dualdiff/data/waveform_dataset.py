@@ -95,9 +95,9 @@ class TrackCrops:
     def _excerpt(self, row: Row, start: int) -> Waveform:
         path, rate = self.folder / row.source, self.sample_rate
         if not self._keeps_decoded:
-            return audio.read(path, sample_rate=rate, start_s=start / rate, duration_s=self.crop_samples / rate)
+            return audio.read_own(path, sample_rate=rate, start_s=start / rate, duration_s=self.crop_samples / rate)
         if row.path not in self._decoded:
-            self._decoded[row.path] = audio.read(path, sample_rate=rate)
+            self._decoded[row.path] = audio.read_own(path, sample_rate=rate)
         return self._decoded[row.path][:, start : start + self.crop_samples]
 
     def _starts(self, row: Row) -> int:

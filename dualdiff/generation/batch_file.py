@@ -5,8 +5,6 @@ that a row names lie beside the list or below it, and it names no folder to writ
 nowhere else.
 """
 
-import csv
-import io
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dualdiff.core.config import line_of, parse_toml
 from dualdiff.core.errors import ConfigError, DataError, DualdiffError, did_you_mean
 from dualdiff.core.files import is_file_name
+from dualdiff.core.table import read_rows, read_text
 from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.output import Job
 from dualdiff.generation.parse import SETTINGS, Order, jobs_of
@@ -55,7 +54,7 @@ def read_list(path: Path) -> list[Row]:
         DataError: the file cannot be read, is neither, or says what no flag says.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path) if path.suffix.lower() == ".csv" else path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise DataError(f"{path} cannot be read: {reason}", "a list is a .toml or a .csv file") from error
@@ -133,38 +132,49 @@ def _toml_rows(text: str, path: Path) -> list[Row]:
 
 
 def _csv_rows(text: str, path: Path) -> list[Row]:
-    reader = csv.reader(io.StringIO(text), strict=True)
+    hint = 'a text with commas needs quotes, such as "A:0.7,B:0.3"'
     try:
-        lines = [(reader.line_num, cells) for cells in reader]
-    except csv.Error as error:
-        raise DataError(
-            f"{path}, line {reader.line_num}: not CSV: {error}", "a text with commas needs quotes"
-        ) from error
-    filled = [(line, [cell.strip() for cell in cells]) for line, cells in lines if any(cell.strip() for cell in cells)]
+        filled, delimiter = read_rows(text)
+    except ValueError as error:
+        raise DataError(f"{path}, {error}", hint) from error
     if not filled:
         return []
-    (_, flags), rows = filled[0], filled[1:]
+    flags = [_flag(heading) for heading in filled[0][1]]
     found = []
-    for line, cells in rows:
-        if len(cells) > len(flags):
-            hint = 'a text with commas needs quotes, such as "A:0.7,B:0.3"'
+    for line, cells in filled[1:]:
+        if any(cells[len(flags) :]):
             raise DataError(f"{path}, line {line}: {len(cells)} cells under {len(flags)} headings", hint)
-        order = {flag: _number(flag, cell) for flag, cell in zip(flags, cells, strict=False) if cell}
+        named = zip(flags, cells, strict=False)
+        order = {flag: _number(flag, cell, delimiter != ",") for flag, cell in named if cell}
         found.append(Row(order, lambda flag, line=line: f"{path}, line {line}"))  # type: ignore[misc]
     return found
 
 
-def _number(flag: str, cell: str) -> Any:
-    """A cell as TOML would hold it; what is none stays a text, which is refused where it is used."""
+def _flag(heading: str) -> str:
+    """The flag that a heading names, also in capitals, with dashes before it or with `_` or spaces in it."""
+    return heading.casefold().lstrip("-").replace("_", "-").replace(" ", "-")
+
+
+def _number(flag: str, cell: str, decimal_comma: bool) -> Any:
+    """A cell as TOML would hold it; what is none stays a text, which is refused where it is used.
+
+    Where commas do not part the cells, a number may have one for its decimal point.
+    """
     try:
         if flag in PAIRS:
             first, second = shlex.split(cell)
-            return [first, float(second) if flag == "extend" else second]
+            return [first, _real(second, decimal_comma) if flag == "extend" else second]
         if flag == "loop":
             return YES_OR_NO.get(cell.casefold(), cell)
-        return int(cell) if flag in WHOLE else float(cell) if flag in REAL else cell
+        if flag in WHOLE:
+            return int(cell)
+        return _real(cell, decimal_comma) if flag in REAL else cell
     except ValueError:
         return cell
+
+
+def _real(cell: str, decimal_comma: bool) -> float:
+    return float(cell.replace(",", ".") if decimal_comma else cell)
 
 
 def jobs_of_list(

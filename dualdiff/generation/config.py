@@ -1,7 +1,7 @@
 """The settings of `generate`, and the limits of what it can be asked for. Free of torch, as are usage errors."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 from dualdiff.core.config import setting
 from dualdiff.core.quality import Quality
@@ -36,6 +36,11 @@ def span_of(text: str, lasts_s: float) -> tuple[float, float] | None:
     return (start_s, end_s) if colon and 0 <= start_s < end_s <= lasts_s else None
 
 
+FileFormat: TypeAlias = Literal["flac", "wav", "ogg", "mp3"]
+FILE_FORMATS: tuple[str, ...] = get_args(FileFormat)
+"""Kinds of files that clips are written as."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     """How clips are written unless the command says otherwise."""
@@ -54,7 +59,7 @@ class GenerateConfig:
     cfg_scale: float = setting(2.0, "guidance: 1 none, more follows the games more closely", minimum=0)
     cfg_sigma_min: float = setting(0.0, "guidance acts above this noise level", minimum=0)
     cfg_sigma_max: float = setting(1000.0, "guidance acts up to this noise level", above=0)
-    file_format: Literal["flac", "wav", "ogg", "mp3"] = setting("flac", "kind of audio file")
+    file_format: FileFormat = setting("flac", "kind of audio file")
     loudness_lufs: float = setting(
         -16.0, "loudness of a clip, LUFS; lowered where it would clip", minimum=-60, maximum=0
     )

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dualdiff import audio
 from dualdiff.core.errors import DataError, DualdiffError, UsageError
 from dualdiff.core.files import is_file_name, mark, refuse_existing, sha256_of, write_json_atomically
-from dualdiff.generation.config import MAX_LENGTH_S, GenerateConfig
+from dualdiff.generation.config import FILE_FORMATS, MAX_LENGTH_S, GenerateConfig
 from dualdiff.generation.recipe import CHANGED, SIDECAR, Wanted, read_recipe, wanted
 from dualdiff.generation.request import Given, Request, Rewrite
 
@@ -59,8 +60,6 @@ def given(path: Path, pipeline: "Pipeline", length_s: float | None = None, keep:
     Raises:
         DataError: the file is not audio that can be read, is silent, or is longer than a clip can be.
     """
-    from dualdiff import audio
-
     info, rate = audio.probe(path), pipeline.format.sample_rate
     if min(info.duration_s, length_s or math.inf) > MAX_LENGTH_S:
         raise DataError(f"{path} lasts {info.duration_s:.0f} s, too long", f"{MAX_LENGTH_S:g} s at most: cut it")
@@ -70,7 +69,7 @@ def given(path: Path, pipeline: "Pipeline", length_s: float | None = None, keep:
         raise DataError(f"{path} is silent: there is nothing to make a clip from", "name a clip with music in it")
     wanted_lufs = pipeline.format.config.loudness_lufs
     levelled = audio.gain_to(waveform, loudness, wanted_lufs)
-    source = Given(waveform=levelled, file=path.name, sha256=sha256_of(path))
+    source = Given(waveform=levelled, file=path.name, sha256=sha256_of(audio.file_of(path)))
     if not keep:
         return source
     own_rate = max(info.sample_rate, rate)
@@ -132,8 +131,6 @@ def write_clip(path: Path, clip: "Clip", sidecar: bool = False) -> None:
     Raises:
         DualdiffError: the folder cannot be written to.
     """
-    from dualdiff import audio
-
     wanted_games = [game for game, weight in clip.recipe["games"].items() if weight > 0]
     title = " + ".join(wanted_games)[:LONGEST_NAME] or "any game"
     comment = json.dumps(clip.recipe, ensure_ascii=False)
@@ -217,7 +214,8 @@ def again(path: Path, pipeline: "Pipeline", file_format: str | None = None) -> J
                 hint = f"say --ema {average}" if average else "leave --ema out"
             raise DataError(told, hint)
     kind = path.suffix[1:].lower()
-    asked = wanted(recipe, str(path), file_format or (GenerateConfig().file_format if kind == SIDECAR[1:] else kind))
+    same_kind = kind if kind in FILE_FORMATS else GenerateConfig().file_format
+    asked = wanted(recipe, str(path), file_format or same_kind)
     facts, sources = asked.facts, _sources(path, asked, pipeline)
     rewritten = sources.get("rewrite")
     request = Request(
@@ -261,8 +259,8 @@ def _sources(path: Path, asked: Wanted, pipeline: "Pipeline") -> dict[str, Given
             raise DataError(
                 f'{path}: the recipe in its tags is made from a clip called "{name}", which is no file name', CHANGED
             )
-        here = [folder / name for folder in (path.parent, Path()) if (folder / name).is_file()]
-        same = [place for place in here if sha256_of(place) == sha256]
+        here = [folder / name for folder in (path.parent, Path()) if audio.file_of(folder / name).is_file()]
+        same = [place for place in here if sha256_of(audio.file_of(place)) == sha256]
         if not same:
             raise DataError(
                 f"{path} is made from {name}, which is neither beside it nor here, or has changed",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dualdiff import audio
 from dualdiff.core.errors import UsageError
 from dualdiff.generation.config import (
     MAX_INTRO_S,
@@ -139,6 +140,10 @@ class Request:
             )
         if self.morph is not None and (self.loop or self.init is None):
             raise UsageError("what goes from one clip to another is no loop, and begins with a clip", "leave one out")
+        kind = self.config.file_format
+        if self.rewrite is not None and not audio.can_hold(f".{kind}", self.rewrite.clip.original_rate):
+            rate = f"{self.rewrite.clip.original_rate} Hz, the rate of {self.rewrite.clip.file}"
+            raise UsageError(f"{kind} files cannot hold {rate}", "take --format wav, or flac, or convert that file")
         if self.loop and self.length_s < SHORTEST_LOOP_S:
             raise UsageError(f"a loop of {self.length_s:g} s cannot be", f"a loop lasts {SHORTEST_LOOP_S:g} s or more")
         if self.loop and self.config.file_format == "mp3":

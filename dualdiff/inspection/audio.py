@@ -82,7 +82,7 @@ def _facts(heard: Heard) -> dict[str, Any]:
         "channels": info.channels,
         "loudness, LUFS": round(heard.lufs, 2) if math.isfinite(heard.lufs) else None,
         "true peak, dB": round(heard.peak_db, 2) if math.isfinite(heard.peak_db) else None,
-        "bytes": heard.path.stat().st_size,
+        "bytes": audio.file_of(heard.path).stat().st_size,
         "sha256": heard.sha256,
         **{f"tag {name}": value[:LONGEST_TAG] for name, value in info.tags.items() if name != "comment"},
     }
@@ -198,7 +198,7 @@ def _charts(heard: Heard) -> list[Chart]:
 
 def clips_in(folder: Path) -> list[Path]:
     """The audio files of a folder and of those in it, by name."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in audio.AUDIO_SUFFIXES and path.is_file())
+    found = (path for path in folder.rglob("*") if audio.is_readable_name(path) and path.is_file())
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 

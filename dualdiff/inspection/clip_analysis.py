@@ -78,7 +78,7 @@ class Ear:
         start_s, end_s = part or (0.0, None)
         length_s = None if end_s is None else end_s - start_s
         waveform = audio.read(path, sample_rate=info.sample_rate, start_s=start_s, duration_s=length_s)
-        notes: list[str] = []
+        notes = [note] if (note := audio.tunes_note(path)) else []
         recipe = _recipe(path, notes)
         shares: dict[str, float] = {}
         copies: Copies | None = None
@@ -94,7 +94,7 @@ class Ear:
                     copies = self._find_copies(finder, waveform, rate, start_s, new, encoded, notes)
         heard = Heard(
             path=path,
-            sha256=sha256_of(path),
+            sha256=sha256_of(audio.file_of(path)),
             info=info,
             lufs=audio.loudness_lufs(waveform, info.sample_rate),
             peak_db=audio.true_peak_db(waveform, info.sample_rate),

@@ -48,12 +48,12 @@ def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> 
         UsageError: what is asked of it is of another kind of thing.
     """
     path = named_model(path)
-    if not path.exists():
+    if not audio.file_of(path).exists():
         raise DataError(f"{path} does not exist", "check the path")
     around = Around.of(path, asked.project)
     if asked.model is not None:
         around = replace(around, model=around.model_named(asked.model))
-    is_audio = path.suffix.lower() in audio.AUDIO_SUFFIXES
+    is_audio = audio.is_readable_name(path)
     if asked.row and path.suffix != ".jsonl":
         raise UsageError("--row names a track of a ledger", "inspect dataset.jsonl with it")
     if asked.part and not is_audio:

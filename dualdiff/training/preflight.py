@@ -53,7 +53,7 @@ def require_same_music(rows: Sequence[Row], folder: Path) -> None:
     Raises:
         DataError: some are missing or hold other audio; names the first, and says how many there are.
     """
-    wrong = [(folder / row.source, problem) for row in rows if (problem := _problem_of(row, folder))]
+    wrong = [(folder / row.file, problem) for row in rows if (problem := _problem_of(row, folder))]
     if wrong:
         path, problem = wrong[0]
         others = f" (and {len(wrong) - 1} more of {len(rows)} tracks)" if len(wrong) > 1 else ""
@@ -61,13 +61,15 @@ def require_same_music(rows: Sequence[Row], folder: Path) -> None:
 
 
 def _problem_of(row: Row, folder: Path) -> str:
-    """What is wrong with the audio of a row; empty if nothing is."""
-    path = folder / row.source
+    """What is wrong with the audio of a row; empty if nothing is. The hash of a tune is not that of its file."""
+    path = folder / row.file
     try:
         status = path.stat()
     except OSError:
         return "is missing"
-    is_known = not row.rendered and (status.st_size, status.st_mtime_ns) == (row.bytes, row.mtime_ns)
+    if row.rendered and not Path(row.rendered).is_file():
+        return "has lost its copy in the cache"
+    is_known = (status.st_size, status.st_mtime_ns) == (row.bytes, row.mtime_ns)
     if is_known or (path.is_file() and sha256_of(path) == row.sha256):
         return ""
     return "has changed since it was scanned"

@@ -51,7 +51,7 @@ class TensorBoard:
                 self._write("add_image", f"{name}/spectrogram", picture, step, dataformats="HWC")
             else:
                 rate = audio.probe(path).sample_rate
-                mono = audio.read(path, sample_rate=rate).mean(0, keepdim=True)
+                mono = audio.read_own(path, sample_rate=rate).mean(0, keepdim=True)
                 self._write("add_audio", name, mono, step, rate)
 
     def _write(self, what: str, *values: Any, **named: Any) -> None:

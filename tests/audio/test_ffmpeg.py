@@ -1,6 +1,7 @@
 """Music that only ffmpeg plays: how long it lasts, how it ends, what it is called, what is refused."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,22 +9,19 @@ import pytest
 import torch
 
 from dualdiff import audio
-from dualdiff.audio import chiptunes
-from dualdiff.audio import ffmpeg as render
+from dualdiff.audio import chiptunes, ffmpeg
 from dualdiff.audio.ffmpeg import Rendering
 from dualdiff.core.errors import DataError
-from dualdiff.core.files import MARKER
 from tests import tunes
 
-needs_ffmpeg = pytest.mark.skipif(not render.has_ffmpeg(), reason="needs ffmpeg")
+needs_ffmpeg = pytest.mark.skipif(not ffmpeg.has_ffmpeg(), reason="needs ffmpeg")
 
 
 def played(path: Path, content: bytes, tune: int = 0, **options: float) -> tuple[np.ndarray, int, dict[str, str]]:
-    """Write a file, render it; the left channel, the sample rate, the tags."""
+    """Write a file, play it; the left channel, the sample rate, the tags."""
     path.write_bytes(content)
-    out, heard = render.render(path, Rendering(cache=path.parent / "cache", **options), tune)
-    rate = audio.probe(out).sample_rate
-    return audio.read(out, sample_rate=rate)[0].numpy(), rate, heard.tags
+    with ffmpeg.stream(path, tune, Rendering(**options)) as stream:
+        return np.concatenate(list(stream.blocks))[:, 0], stream.sample_rate, stream.tags
 
 
 def peak(waveform: np.ndarray, rate: int, at_s: float) -> float:
@@ -50,7 +48,7 @@ def test_a_module_is_played_to_its_end(tmp_path: Path) -> None:
 def test_an_spc_file_lasts_and_fades_as_its_tag_says(tmp_path: Path, binary: bool) -> None:
     waveform, rate, tags = played(tmp_path / "a.spc", tunes.spc(2, 500, binary))
     assert (tags["title"], tags["game"]) == ("The Title", "The Game")
-    assert rate == render.SPC_RATE
+    assert rate == ffmpeg.SPC_RATE
     assert len(waveform) / rate == pytest.approx(2.5, abs=0.01)
     assert pitch_hz(waveform, rate) == pytest.approx(2000, abs=2)  # 32 kHz, through a loop of one block of 16 samples
     assert peak(waveform, rate, 1.9) == pytest.approx(peak(waveform, rate, 0.5), rel=0.01)
@@ -74,7 +72,6 @@ def test_every_tune_of_a_file_is_its_own(tmp_path: Path) -> None:
     pitches = [pitch_hz(waveform, rate) for waveform, rate, _ in heard]
     assert pitches[0] > pitches[1] > pitches[2]
     assert {tags["game"] for _, _, tags in heard} == {"The NES Game"}
-    assert len(list((tmp_path / "cache").glob("*.flac"))) == 3
 
 
 @needs_ffmpeg
@@ -90,48 +87,12 @@ def test_a_vgm_loop_is_played_twice_then_fades(tmp_path: Path, intro_s: float, l
 def test_coded_files_keep_their_audio(tmp_path: Path) -> None:
     tone = 0.5 * torch.sin(2 * torch.pi * 440 * torch.arange(44100) / 44100).expand(2, -1)
     audio.write(tmp_path / "tone.wav", tone, 44100)
-    ffmpeg = [shutil.which("ffmpeg"), "-v", "error", "-i", str(tmp_path / "tone.wav"), str(tmp_path / "tone.m4a")]
-    render.subprocess.run(ffmpeg, check=True)
+    command = [shutil.which("ffmpeg"), "-v", "error", "-i", str(tmp_path / "tone.wav"), str(tmp_path / "tone.m4a")]
+    subprocess.run(command, check=True)
     waveform, rate, _ = played(tmp_path / "tone.m4a", (tmp_path / "tone.m4a").read_bytes())
     assert rate == 44100
     assert len(waveform) / rate == pytest.approx(1.0, abs=0.1)
     assert pitch_hz(np.pad(waveform, (0, rate)), rate) == pytest.approx(440, abs=1)
-
-
-@needs_ffmpeg
-def test_what_is_rendered_once_is_not_rendered_again_unless_it_would_differ(tmp_path: Path) -> None:
-    path = tmp_path / "a.spc"
-    path.write_bytes(tunes.spc(None))
-    short = Rendering(cache=tmp_path / "cache", length_s=1.0, fade_s=0.0)
-    out, _ = render.render(path, short)
-    before = out.stat().st_mtime_ns
-    assert render.render(path, short)[0] == out
-    assert out.stat().st_mtime_ns == before
-    assert short.has(out.name, path)
-    longer = Rendering(cache=tmp_path / "cache", length_s=2.0, fade_s=0.0)
-    assert not longer.has(out.name, path)
-    assert render.render(path, longer)[0] != out
-    (tmp_path / "cache" / ".left.0123456789abcdef.tmp.flac").touch()
-    render.prune(tmp_path / "cache", {out.name})
-    assert {file.name for file in (tmp_path / "cache").iterdir()} == {out.name, MARKER}
-
-
-@needs_ffmpeg
-def test_pruning_deletes_only_renderings_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "a.spc"
-    path.write_bytes(tunes.spc(None))
-    cache = tmp_path / "cache"
-    out, _ = render.render(path, Rendering(cache=cache, length_s=1.0, fade_s=0.0))
-    users = [cache / "song.flac", cache / f"{'0' * 32}.flac", cache / f"my {'0' * 64}.flac", cache / ".notes.tmp"]
-    for file in users:
-        file.touch()
-    render.prune(cache, ())
-    assert all(file.exists() for file in users)
-    assert not out.exists()
-    (cache / MARKER).unlink()
-    (cache / out.name).touch()
-    render.prune(cache, ())
-    assert (cache / out.name).exists(), "without its marker a folder is not the program's"
 
 
 @needs_ffmpeg

@@ -12,8 +12,7 @@ import soundfile
 import torch
 
 from dualdiff import audio
-from dualdiff.audio import reader
-from dualdiff.audio import tags as containers
+from dualdiff.audio import writer
 from dualdiff.core.errors import DataError, DualdiffError
 
 MUSIC = Path(__file__).parents[2] / "examples" / "music"
@@ -79,7 +78,7 @@ def test_blocks_joined_equal_the_whole(rate):
 def test_an_excerpt_is_shorter_at_the_end_and_refused_behind_it(tmp_path):
     audio.write(tmp_path / "a.flac", tone(440, 32000), 32000)
     assert audio.read(tmp_path / "a.flac", sample_rate=32000, start_s=0.75, duration_s=5).shape == (2, 8000)
-    with pytest.raises(DataError, match=r"lasts 1\.0 s.*at 2 s"):
+    with pytest.raises(DataError, match=r"ends before 2 s"):
         audio.read(tmp_path / "a.flac", sample_rate=32000, start_s=2)
 
 
@@ -253,7 +252,7 @@ def test_a_disk_that_fills_up_is_told_as_such(tmp_path, monkeypatch):
     def refused(*_):
         raise soundfile.LibsndfileError(30)  # what libsndfile makes of a write that fails
 
-    monkeypatch.setattr(reader, "_encode", refused)
+    monkeypatch.setattr(writer, "_encode", refused)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(DualdiffError, match=r"clip.flac cannot be written: no space is left on the disk"):
         audio.write(tmp_path / "clip.flac", torch.zeros(2, 1000), 32000)
@@ -266,7 +265,7 @@ def test_an_mp3_whose_length_is_only_guessed_is_read_to_its_end(tmp_path, block_
     generator = torch.Generator().manual_seed(0)
     audio.write(path, torch.randn(2, 44100 * seconds, generator=generator) * 0.1, 44100, bitrate_kbps=32)
     whole = audio.read(path, sample_rate=44100)
-    assert audio.probe(path).frames > whole.shape[-1] >= 44100 * seconds  # as libsndfile has it: a guess, too high
+    assert audio.probe(path).frames == whole.shape[-1] >= 44100 * seconds
     joined = torch.cat(list(audio.blocks(path, sample_rate=44100, block_s=block_s)), -1)
     assert torch.equal(joined, whole)
     excerpt = audio.read(path, sample_rate=44100, start_s=3.3, duration_s=2)
@@ -277,12 +276,9 @@ def test_an_mp3_whose_length_is_only_guessed_is_read_to_its_end(tmp_path, block_
 def test_a_game_tag_is_read_from_flac_and_ogg(tmp_path, suffix, length):
     path = tmp_path / f"a{suffix}"
     audio.write(path, tone(440, 48000), 48000, title="T" * length, artist="GAME=no", album="Album")
-    tags = containers.vorbis_comments(path)
+    tags = audio.probe(path).tags
     assert (tags["title"], tags["artist"], tags["album"]) == ("T" * length, "GAME=no", "Album")
     assert "game" not in audio.probe(path).tags
     if suffix == ".flac":  # pages of Ogg would need new checksums
         path.write_bytes(path.read_bytes().replace(b"album=Album", b"Game=Zelda!"))
         assert audio.probe(path).tags["game"] == "Zelda!"
-    for cut in (5000, 300, 60, 20, 3, 0):
-        path.write_bytes(path.read_bytes()[:cut])
-        assert "game" not in containers.vorbis_comments(path)

@@ -15,6 +15,9 @@ import torch
 
 from dualdiff import audio
 from dualdiff.audio import ffmpeg
+from dualdiff.audio.cache import Cache
+from dualdiff.audio.ffmpeg import Rendering
+from dualdiff.audio.notes import Renderer
 from dualdiff.core.errors import DataError
 from dualdiff.core.files import sha256_of
 from dualdiff.data.analysis import Found, measure
@@ -77,12 +80,11 @@ def broken_files(game: Path) -> dict[str, str]:
     bytes_name = os.fsencode(game) + b"/not \xff\xfe utf-8.wav"
     shutil.copy(write(game / "x.wav", wave(6)), bytes_name)
     (game / "x.wav").unlink()
-    cut = "unreadable: it is cut off: it ends in the middle of its audio"
     unknown = "unreadable: it is not audio in a known format, whatever its name says, or its start is damaged"
     return {
         "zero bytes.flac": "unreadable: it is empty (0 bytes)",
-        "cut.ogg": cut,
-        "cut.wav": cut,
+        "cut.ogg": "unreadable: it is cut off: it ends in the middle of a page",
+        "cut.wav": "unreadable: it is cut off: 112022 bytes of its audio are missing",
         "cut.flac": "unreadable: it cannot be decoded: its audio is damaged or cut off",
         "a picture.flac": unknown,
         "text.wav": unknown,
@@ -144,7 +146,9 @@ def test_every_fault_has_its_own_reason_and_nothing_is_changed(project: Path) ->
     game = project / "music" / "Game"
     reasons, fine = broken_files(game), odd_files(game)
     before = state_of(project / "music")
-    measure(game, Found(path="mono.flac"))  # loads and compiles what another user might not be allowed to
+    cache = project / "cache"
+    known = Found(path="mono.flac"), Cache(cache), Rendering(), Renderer(cache=cache)
+    measure(game, *known)  # loads and compiles what another user might not be allowed to
     with as_nobody():
         rows = scanned(project)
     assert {name: row.reason for name, row in rows.items() if row.state != "used"} == reasons
@@ -230,7 +234,7 @@ def test_with_ffmpeg_they_are_tracks_like_others(project: Path, monkeypatch: pyt
     assert scan(project, config, processes=1).measured == 1, "the broken one"
     changed = scan(project, replace(config, render_length_s=9.0), processes=1)
     assert changed.measured == 4, "and console music"
-    assert len(list((project / ".dualdiff" / "audio-cache").glob("*.flac"))) == 4
+    assert len(list((project / ".dualdiff/audio-cache").glob("*.flac"))) == 4
     Path(changed.rows[0].rendered).unlink()
     with monkeypatch.context() as patch:
         patch.setenv("PATH", "")

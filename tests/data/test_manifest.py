@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from dualdiff import audio
+from dualdiff.audio.cache import Cache
+from dualdiff.audio.ffmpeg import Rendering
+from dualdiff.audio.notes import Renderer
 from dualdiff.core.config import build
 from dualdiff.core.errors import ConfigError, DataError, DualdiffError
 from dualdiff.core.files import hash_of
@@ -83,7 +86,14 @@ def test_facts_of_a_file(project: Path) -> None:
 def test_mono_is_measured_as_the_stereo_it_is_read_as(tmp_path: Path) -> None:
     one = noise(1)[:1]
     audio.write(tmp_path / "mono.flac", one, RATE)
-    facts = analysis.measure(tmp_path, Found(path="mono.flac"))
+    facts = measured(
+        tmp_path,
+        Found(
+            path="mono.flac",
+            bytes=(tmp_path / "mono.flac").stat().st_size,
+            mtime_ns=(tmp_path / "mono.flac").stat().st_mtime_ns,
+        ),
+    )
     assert facts.loudness_lufs == pytest.approx(audio.loudness_lufs(one.expand(2, -1), RATE), abs=0.01)
 
 
@@ -139,19 +149,24 @@ def test_odd_files_fail_with_a_reason_and_harm_no_other(project: Path) -> None:
     assert len(used(rows.values())) == 4
 
 
+def measured(folder: Path, file: Found) -> Facts:
+    return analysis.measure(
+        folder, file, Cache(folder.parent / "cache"), Rendering(), Renderer(cache=folder.parent / "cache")
+    )
+
+
 def deadly(folder: Path, file: Found) -> Facts:
-    """Measures, with one file standing for those that crash a decoder."""
+    """Measures, with one file standing for those that take their process with them."""
     if file.path == "deadly":
         os._exit(9)
-    return analysis.measure(folder, file)
+    return measured(folder, file)
 
 
 def test_processes_find_the_same_facts_and_survive_a_file_that_kills_one(project: Path) -> None:
     files, _, _ = find(project / "music")
-    alone = {own.path: own for own in measure_all(project / "music", files[:2], processes=1)}
+    alone = {own.path: own for own in measure_all(project / "music", files[:2], measured, processes=1)}
     together = {
-        own.path: own
-        for own in measure_all(project / "music", [*files[:2], Found(path="deadly")], processes=2, measure=deadly)
+        own.path: own for own in measure_all(project / "music", [*files[:2], Found(path="deadly")], deadly, processes=2)
     }
     assert "process that read it died" in together.pop("deadly").error
     assert alone == together

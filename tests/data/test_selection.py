@@ -167,7 +167,7 @@ def test_a_track_that_plays_its_loop_again_is_drawn_by_its_unique_length(tmp_pat
 
 def table(folder: Path, text: str) -> labels.Table:
     (folder / "labels.csv").write_text(text, encoding="utf-8-sig")
-    return labels.Table(folder / "labels.csv")
+    return labels.Table(folder / "labels.csv", folder / "music")
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -193,6 +193,21 @@ def test_a_table_names_games_by_file_or_folder(tmp_path: Path, separator: str) -
     }
     assert {path: label(facts(path)) for path in wanted} == wanted
     assert label.unmatched(["A/1.flac", "x.nsf#01"]) == ["A/B", "A/B/1.flac", "x.nsf#02"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_a_table_as_a_spreadsheet_writes_it_with_paths_from_anywhere(tmp_path: Path, encoding: str) -> None:
+    music = tmp_path / "my music"
+    text = f"sep=;\r\nGAME;PATH\r\nPokémon;{music}/A/1.flac\r\nBeta;my music/B\r\nC;{tmp_path}/elsewhere/2.flac\r\n"
+    (tmp_path / "labels.csv").write_bytes(text.encode(encoding))
+    label = labels.Table(tmp_path / "labels.csv", music)
+    assert [label(facts(path)) for path in ("A/1.flac", "B/x/2.flac", "2.flac")] == ["Pokémon", "Beta", ""]
+    assert label.unmatched(["A/1.flac", "B/x/2.flac", "2.flac"]) == [f"{tmp_path}/elsewhere/2.flac"]
+
+
+def test_a_game_folder_that_is_called_as_the_music_folder_goes_first(tmp_path: Path) -> None:
+    label = table(tmp_path, "path,game\nmusic/a,Long\na,Short\n")
+    assert (label(facts("music/a/1.flac")), label(facts("a/1.flac"))) == ("Long", "Short")
 
 
 @pytest.mark.parametrize(

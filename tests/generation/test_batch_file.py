@@ -44,6 +44,20 @@ def test_toml_and_csv_say_the_same(tmp_path, pipeline):
     assert (second.config.cfg_sigma_min, second.config.cfg_sigma_max) == (0.5, 9)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_list_as_spreadsheets_write_it(tmp_path, pipeline, encoding, delimiter):
+    rows = [
+        ["GAME", "Length", "Seed", "CFG Interval", "steps_between"],
+        ["A:0.7,B:0.3", "2,5", "4", "0.5:9", ""],
+        [""] * 5,
+    ]
+    (tmp_path / "a.csv").write_bytes("\r\n".join(map(delimiter.join, rows)).encode(encoding))
+    (job,) = jobs_of_list(read_list(tmp_path / "a.csv"), {"steps": 3}, pipeline, GenerateConfig(), {})
+    assert (job.request.games, job.request.length_s, job.request.seed) == ({"A": 0.7, "B": 0.3}, 2.5, 4)
+    assert job.request.config.cfg_sigma_max == 9
+
+
 def test_a_row_goes_over_the_flags_of_the_command_and_counts_and_sweeps(tmp_path, pipeline):
     path = written(tmp_path, "a.toml", '[[clip]]\ncount = 2\n[[clip]]\nsweep = "A..B"\nsteps-between = 3\nseed = 8\n')
     jobs = jobs_of_list(read_list(path), {"seed": 5, "format": "ogg"}, pipeline, GenerateConfig(), {})
@@ -140,6 +154,6 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path, pipeline, name, text, mes
 
 
 def test_a_list_that_is_no_text_is_refused(tmp_path):
-    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "a.csv").write_bytes(b"\x00\x01\x02")
     with pytest.raises(DataError, match="not UTF-8"):
         read_list(tmp_path / "a.csv")
