@@ -11,8 +11,9 @@ from dualdiff.core.tensors import save_tensors
 from dualdiff.data.config import Variant
 from dualdiff.data.latent_dataset import LatentFile, LatentIndex, LatentTrack
 from dualdiff.data.manifest import Row, write_ledger
-from dualdiff.inspection.dispatch import Asked, curves, inspect
+from dualdiff.inspection.dispatch import Asked, inspect
 from dualdiff.inspection.model import parameters_in
+from dualdiff.inspection.run import curves
 from dualdiff.model_store.model import load_model
 from dualdiff.training.run_folder import Checkpoint, Run
 from tests.model_store.test_model import write_model
