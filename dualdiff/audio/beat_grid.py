@@ -10,13 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from dualdiff.core.types import RHYTHM_CHANNELS, Rhythm
 
 SLOWEST_BPM = 80.0
 """Grids are brought to this tempo up to twice as much, by doubling or halving: else one music had two grids."""
-
-CHANNELS = 9
-"""R: cosine and sine of the beat, of its half, of the bar, of its half; and a flag that there is a grid."""
 
 KNOT_ERROR_S = 0.004
 """Beats that lie on a line up to this error are kept as its two ends."""
@@ -88,7 +86,7 @@ class BeatGrid:
         """The grid whose beats lie so many beats later."""
         return replace(self, beats=tuple(beat - beats for beat in self.beats))
 
-    def channels(self, times_s: Numbers) -> Tensor:
+    def channels(self, times_s: Numbers) -> Rhythm:
         """The channels of rhythm at times (N,) in seconds: (R, N), float32, of unit variance where there is a grid.
 
         cos 2 pi p, sin 2 pi p, cos 4 pi p, sin 4 pi p, those of the bar's phase b likewise where it is known (else 0),
@@ -118,9 +116,9 @@ class BeatGrid:
         return cls(**{**table, "times_s": tuple(table["times_s"]), "beats": tuple(table["beats"])})
 
 
-def no_rhythm(columns: int) -> Tensor:
+def no_rhythm(columns: int) -> Rhythm:
     """The channels (R, N) where there is no grid: zeros."""
-    return torch.zeros(CHANNELS, columns)
+    return torch.zeros(RHYTHM_CHANNELS, columns)
 
 
 def _knots(times_s: Numbers) -> list[int]:

@@ -6,6 +6,7 @@ B batch, C channels, T time in audio samples, F frequency bins, N frames, K labe
 * `Waveform`: audio, (B, C, T) or (C, T) where said, float32, full scale is [-1, 1].
 * `Sample`:   what a format makes of a waveform, (B, C, F, N), float32, mean 0 and variance 1 over music on average.
 * `Latents`:  what a VAE makes of a sample, (B, latent channels, F/8, N/8), float32, the mode of each latent.
+* `Rhythm`:   where the beats of each column of latents lie, (B, 9, N/8), float32; all 0 where that is not known.
 * `Sigma`:    noise levels, (B,), float32, the standard deviation of the noise in the units of the data.
 """
 
@@ -17,3 +18,7 @@ Waveform: TypeAlias = Tensor
 Sample: TypeAlias = Tensor
 Latents: TypeAlias = Tensor
 Sigma: TypeAlias = Tensor
+Rhythm: TypeAlias = Tensor
+
+RHYTHM_CHANNELS = 9
+"""Cosine and sine of the beat, of its half, of the bar, of its half; and a flag that there is a grid."""

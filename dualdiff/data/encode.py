@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dualdiff import audio
+from dualdiff.audio.beat_grid import BeatGrid
 from dualdiff.core.errors import DataError
 from dualdiff.core.files import TEMPORARY, discard, has_key, hash_of, own_folder, sha256_of
 from dualdiff.core.lock import locked
@@ -87,6 +88,7 @@ def encode_tracks(
     world: int = 1,
     wait_for_all: Callable[[], None] = lambda: None,
     damaged: Collection[str] = (),
+    grids: Mapping[str, BeatGrid] | None = None,
 ) -> Encoded:
     """Make the latents of the used tracks `rows` that are not there yet, then the index of them all.
 
@@ -94,7 +96,7 @@ def encode_tracks(
 
     Of several processes, each encodes every `world`-th track; when `wait_for_all` has let all pass, the first one
     writes the index and deletes latents that it no longer names. Progress counts seconds of audio. The folder should be
-    `held`.
+    `held`. `grids` are the beats of tracks, by path: the index carries them.
 
     Raises:
         DataError: a track is missing, broken or too short; there is none to train on; the folder holds another kind of
@@ -114,7 +116,7 @@ def encode_tracks(
         done_s += job.row.duration_s
     wait_for_all()
     if rank == 0:
-        index = _index(rows, out_folder, plan, old)
+        index = _index(rows, out_folder, plan, old, grids or {})
         index.write()
         named = {file.name for track in index.tracks for file in track.files}
         others = {path.name for path in out_folder.glob("*.safetensors") if path.name not in named}
@@ -290,7 +292,9 @@ def latents_of(waveforms: Iterable[Waveform], vae: TrackEncoder) -> Latents:
     return torch.cat(pieces, dim=-1)
 
 
-def _index(rows: Sequence[Row], out_folder: Path, plan: _Plan, old: LatentIndex | None) -> LatentIndex:
+def _index(
+    rows: Sequence[Row], out_folder: Path, plan: _Plan, old: LatentIndex | None, grids: Mapping[str, BeatGrid]
+) -> LatentIndex:
     """The index of the latents of all rows.
 
     Raises:
@@ -312,6 +316,7 @@ def _index(rows: Sequence[Row], out_folder: Path, plan: _Plan, old: LatentIndex 
                 weight_s=row.weight_s or row.duration_s,
                 audio_sha256=row.sha256,
                 files=files,
+                grid=grids.get(row.path),
             )
         )
     mean, std = _statistics(training)

@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from dualdiff.audio.beat_grid import BeatGrid, no_rhythm
 from dualdiff.core.errors import DataError
 from dualdiff.core.files import sha256_of, write_json_atomically
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.rng import Stream
-from dualdiff.core.types import Latents
+from dualdiff.core.types import Latents, Rhythm
 from dualdiff.data.config import Variant
 from dualdiff.data.latent_file import read_columns
 from dualdiff.data.loader import Batch
@@ -57,6 +59,8 @@ class LatentTrack:
     audio_sha256: str
     files: tuple[LatentFile, ...]
     """In the order of the index's variants."""
+    grid: BeatGrid | None = None
+    """Where its beats are; None where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +149,9 @@ def _from_json(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _track_from_json(table: Mapping[str, Any]) -> LatentTrack:
-    return LatentTrack(**{**table, "files": tuple(LatentFile(*file) for file in table["files"])})
+    grid = table.get("grid")
+    own = {"files": tuple(LatentFile(*file) for file in table["files"]), "grid": grid and BeatGrid.from_json(grid)}
+    return LatentTrack(**{**table, **own})
 
 
 @dataclass(frozen=True)
@@ -219,16 +225,18 @@ class LatentCrops:
     def examples(self, first: int, count: int) -> Batch:
         """The examples `first` .. `first + count - 1`, named `game/track.ogg@12.345s`.
 
-        "latents" (B, C, F, N) are normalised, "labels" (B, K) one-hot over the index's games. Time shift and variant
-        are drawn too.
+        "latents" (B, C, F, N) are normalised, "labels" (B, K) one-hot over the index's games, "rhythm" (B, R, N) where
+        the beats are, 0 where that is not known. Time shift and variant are drawn too.
 
         Raises:
             DataError: a file is missing or broken.
         """
-        latents, games, names = zip(*(self._example(number) for number in range(first, first + count)), strict=True)
+        examples = (self._example(number) for number in range(first, first + count))
+        latents, games, names, rhythms = zip(*examples, strict=True)
         numbers = torch.tensor([self.index.games.index(game) for game in games])
         labels = torch.nn.functional.one_hot(numbers, len(self.index.games)).float()
-        return Batch({"latents": self._space.normalise(torch.stack(latents)), "labels": labels}, list(names))
+        tensors = {"latents": self._space.normalise(torch.stack(latents)), "labels": labels}
+        return Batch({**tensors, "rhythm": torch.stack(rhythms)}, list(names))
 
     def shares(self) -> dict[str, float]:
         """The share of the examples that each game has."""
@@ -237,14 +245,21 @@ class LatentCrops:
             shares[track.game] = shares.get(track.game, 0.0) + float(probability)
         return shares
 
-    def _example(self, number: int) -> tuple[Latents, str, str]:
+    def _example(self, number: int) -> tuple[Latents, str, str, Rhythm]:
         which, where, how = self._stream.at(number).numpy("place").random(3)
         track = self.tracks[self._draw.track(which)]
         start = int(where * (track.columns - self.crop_columns + 1))
         variant, offset = divmod(int(how * self.index.offsets * len(self.index.variants)), self.index.offsets)
         start_s = (start * self.index.frames_per_column + offset) * self.index.frame_s
         name = f"{track.path}@{start_s:.3f}s{self.index.variants[variant]}"
-        return self._slice(track, track.files[variant], offset, start), track.game, name
+        return self._slice(track, track.files[variant], offset, start), track.game, name, self._rhythm(track, start_s)
+
+    def _rhythm(self, track: LatentTrack, start_s: float) -> Rhythm:
+        """The rhythm (R, N) of a crop; each column's is that of its centre."""
+        if track.grid is None:
+            return no_rhythm(self.crop_columns)
+        column_s = self.index.frames_per_column * self.index.frame_s
+        return track.grid.channels(start_s + (np.arange(self.crop_columns, dtype=np.float64) + 0.5) * column_s)
 
     def _slice(self, track: LatentTrack, file: LatentFile, offset: int, start: int) -> Latents:
         path = self.index.folder / file.name

@@ -12,10 +12,10 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from dualdiff.core.types import Latents, Sigma
+from dualdiff.core.types import Latents, Rhythm, Sigma
 
-Network: TypeAlias = Callable[[Latents, Tensor, Tensor], Latents]
-"""What is trained: (c_in x (B, C, F, N), c_noise (B,), labels (B, K)) to (B, C, F, N)."""
+Network: TypeAlias = Callable[..., Latents]
+"""What is trained: (c_in x (B, C, F, N), c_noise (B,), labels (B, K)), and rhythm (B, R, N), to (B, C, F, N)."""
 
 LabelledDenoise: TypeAlias = Callable[[Latents, Sigma, Tensor], Latents]
 """(x (B, C, F, N), sigma (B,), labels (B, K)) to the expected clean latents (B, C, F, N); a `Denoiser` is one."""
@@ -72,12 +72,15 @@ class Denoiser:
 
     network: Network
     sigma_data: float
+    rhythm: Rhythm | None = None
+    """(B, R, N): what the network is told of the beats; a whole multiple of B rows at once has it as often."""
 
     def __call__(self, x: Latents, sigma: Sigma, labels: Tensor) -> Latents:
         """The expected clean latents (B, C, F, N) of x (B, C, F, N) at noise levels (B,), labels (B, K)."""
         scales = Preconditioning(self.sigma_data)
         per_clip = sigma.to(x.dtype).view(-1, 1, 1, 1)
-        answer = self.network(scales.c_in(per_clip) * x, scales.c_noise(sigma), labels).to(x.dtype)
+        own = () if self.rhythm is None else (self.rhythm.repeat(len(x) // len(self.rhythm), 1, 1),)
+        answer = self.network(scales.c_in(per_clip) * x, scales.c_noise(sigma), labels, *own).to(x.dtype)
         return scales.c_skip(per_clip) * x + scales.c_out(per_clip) * answer
 
 

@@ -149,6 +149,10 @@ def _current(table: Any) -> Any:
     return {**kept, "phase": "pghi"} if kept.get("phase") == "learned" else kept
 
 
+_EARLIER: dict[str, dict[str, Any]] = {"edm2": {"rhythm": False}}
+"""What a network was before a setting existed that its file lacks, by the network's name."""
+
+
 def _known(table: Mapping[str, Any], config: Any, path: Path) -> tuple[Any, Any]:
     """The class that a config in a file names, and the config as that class has it."""
     name = str(config.get("name")) if isinstance(config, dict) else "nothing"
@@ -156,6 +160,7 @@ def _known(table: Mapping[str, Any], config: Any, path: Path) -> tuple[Any, Any]
         hint = f"known are {', '.join(table)}: register it, or update dualdiff"
         raise DataError(f'{path} names "{name}", which is not known here', hint)
     try:
+        config = {**_EARLIER.get(name, {}), **config}
         return table[name], configs.build(table[name].Config, config, configs.Source(str(path)))
     except ConfigError as error:
         raise DataError(f"{error.message}", "the file was changed, or is of another version: copy it again") from error

@@ -42,6 +42,7 @@ class UNetConfig:
     head_channels: int = setting(64, "channels of an attention head", minimum=8)
     embedding_channels: int = setting(256, "width of the noise and label embedding", minimum=16)
     dropout: float = setting(0.0, "share of activations dropped in training", minimum=0, below=1)
+    rhythm: bool = setting(True, "tell each column of the latents where its beat and bar are, if that is known")
     frequency_position: bool = setting(True, "tell each row of the latents its frequency", ablation=True)
     axes: Literal["plane", "time"] = setting(
         "plane", "convolve over frequency and time, or over time alone, with all rows as channels", ablation=True

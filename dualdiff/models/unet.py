@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dualdiff.core.types import RHYTHM_CHANNELS, Rhythm
 from dualdiff.models.config import UNetConfig
 from dualdiff.models.layers import (
     Attention,
@@ -57,6 +58,8 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(self._decoder(widths))
         self.output = MPConv(widths[0], channels, rows=self.rows)
         self.output_gain = nn.Parameter(torch.zeros(()))
+        self.rhythm_input = MPConv(RHYTHM_CHANNELS, widths[0], rows=False) if config.rhythm else nn.Identity()
+        self.rhythm_gain = nn.Parameter(torch.zeros(())) if config.rhythm else None
         if not config.normalise_in_forward:
             normalise_after_updates_only(self)
 
@@ -115,8 +118,12 @@ class UNet(nn.Module):
         label = torch.where(rms > 0, labelled, null.expand_as(labelled))
         return mp_silu(mp_sum(self.noise_embedding(self.noise_features(c_noise)), label))
 
-    def forward(self, x: Tensor, c_noise: Tensor, games: Tensor) -> Tensor:
-        """(B, C, F, N), (B,) and (B, K) to (B, C, F, N); F and N must be multiples of 2^(levels - 1)."""
+    def forward(self, x: Tensor, c_noise: Tensor, games: Tensor, rhythm: Rhythm | None = None) -> Tensor:
+        """(B, C, F, N), (B,) and (B, K) to (B, C, F, N); F and N must be multiples of 2^(levels - 1).
+
+        `rhythm` (B, R, N) is added to the first convolution, the same for all rows, with a gain that starts at 0; None,
+        or zeros, where nothing is known of it.
+        """
         embedding = self.embed(c_noise, games)
         shape = x.shape
         x = x if self.rows else x.flatten(1, 2)[:, :, None]
@@ -124,6 +131,8 @@ class UNet(nn.Module):
         skips: list[Tensor] = []
         for block in self.encoder:
             x = block(x, embedding) if isinstance(block, Block) else block(x)
+            if not skips and self.rhythm_gain is not None and rhythm is not None:
+                x = x + self.rhythm_input(rhythm[:, :, None].to(x.dtype)) * self.rhythm_gain.to(x.dtype)
             skips.append(x)
         for block in self.decoder:
             x = block(x, skips.pop(), embedding) if isinstance(block, Skipped) else block(x, embedding)

@@ -17,6 +17,7 @@ from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.core.files import hash_of
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.rng import Stream
+from dualdiff.data import beats
 from dualdiff.data.encode import Encoded, encode_tracks, held
 from dualdiff.data.latent_dataset import LatentCrops, LatentIndex
 from dualdiff.data.loader import Batch, BatchSource
@@ -292,6 +293,7 @@ def _encode(
             accelerator.num_processes,
             accelerator.wait_for_everyone,
             damaged,
+            beats.read(project.root, rows),
         )
     except DualdiffError as error:
         error.is_everyones = accelerator.num_processes == 1  # each process has tracks of its own
@@ -400,7 +402,14 @@ def _needed_to_generate(index: LatentIndex, space: LatentSpace, columns: int) ->
         "latent_std": list(space.std),
         "sigma_min": space.sigma_min,
         "crop_columns": columns,
+        "tempos_bpm": _tempos(index),
     }
+
+
+def _tempos(index: LatentIndex) -> dict[str, list[float]]:
+    """The tempos of each game's tracks to train on whose beats are known."""
+    tracks = [(track.game, track.grid) for track in index.tracks_of("train")]
+    return {game: sorted(round(grid.bpm, 2) for own, grid in tracks if grid and own == game) for game in index.games}
 
 
 def training_rows(project: Project) -> tuple[list[Row], list[Row]]:

@@ -61,6 +61,7 @@ class UNetObjectiveConfig:
     """What the UNet is trained for."""
 
     label_dropout: float = setting(0.1, "share of examples trained without their game", minimum=0, maximum=1)
+    rhythm_dropout: float = setting(0.1, "share of examples trained without their beats", minimum=0, maximum=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dualdiff.core.rng import Stream
-from dualdiff.core.types import Latents, Sigma
+from dualdiff.core.types import RHYTHM_CHANNELS, Latents, Rhythm, Sigma
 from dualdiff.data.loader import Batch
 from dualdiff.diffusion.config import NoiseConfig
 from dualdiff.diffusion.noise_distribution import NoiseLaw, log_sigma_grid, make_law, stratified_quantiles
@@ -73,15 +73,22 @@ class UNetObjective:
         dropped = place.uniform(len(latents), "labels") < self.config.label_dropout
         labels = labels * ~dropped[:, None].to(labels.device)
         noise = place.normal(latents.shape, "noise").to(latents.device)
-        error, u = self._error(latents, noise, sigma, labels)
+        rhythm = batch.tensors.get("rhythm")
+        if rhythm is not None:
+            known = place.uniform(len(latents), "rhythm") >= self.config.rhythm_dropout
+            rhythm = rhythm * known[:, None, None].to(rhythm.device)
+        error, u = self._error(latents, noise, sigma, labels, rhythm)
         total = (error / u.exp() + u).mean()
         scalars = {"denoising": error.mean(), "uncertainty": u.mean(), "log_sigma": sigma.log().mean()}
         terms = {name: value.detach() for name, value in scalars.items()}
         return Loss(total, terms, by_level(error.detach(), sigma))
 
-    def _error(self, latents: Latents, noise: Latents, sigma: Sigma, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _error(
+        self, latents: Latents, noise: Latents, sigma: Sigma, labels: Tensor, rhythm: Rhythm | None
+    ) -> tuple[Tensor, Tensor]:
         """The weighted squared error of each example (B,), and the log variance u expected of it (B,)."""
-        denoised = self._denoise(latents + sigma.view(-1, 1, 1, 1) * noise, sigma, labels)
+        denoise = self._denoise if rhythm is None else replace(self._denoise, rhythm=rhythm)
+        denoised = denoise(latents + sigma.view(-1, 1, 1, 1) * noise, sigma, labels)
         error = (denoised - latents).square().flatten(1).mean(1) * loss_weight(sigma, SIGMA_DATA)
         return error, self.model.uncertainty(self._scales.c_noise(sigma))
 
@@ -138,10 +145,12 @@ class UNetObjective:
         assert self.held_out is not None
         device = self.model.positions.device
         latents, labels = (self.held_out.tensors[name].to(device) for name in ("latents", "labels"))
+        nothing = latents.new_zeros(len(latents), RHYTHM_CHANNELS, latents.shape[-1])
+        rhythm = self.held_out.tensors.get("rhythm", nothing).to(device)
         noise = torch.randn(latents.shape, generator=Stream(0).torch(f"sigma {level}")).to(device)
         sigma = torch.full((len(latents),), level, device=device)
         parts = zip(
-            *(torch.split(tensor, VALIDATED_AT_ONCE) for tensor in (latents, noise, sigma, labels)), strict=True
+            *(torch.split(tensor, VALIDATED_AT_ONCE) for tensor in (latents, noise, sigma, labels, rhythm)), strict=True
         )
         return torch.cat([self._error(*part)[0] for part in parts]).cpu()
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dualdiff.audio.beat_grid import CHANNELS, BeatGrid, no_rhythm
+from dualdiff.audio.beat_grid import BeatGrid, no_rhythm
+from dualdiff.core.types import RHYTHM_CHANNELS
 
 
 def test_the_phase_is_linear_between_knots_and_goes_on_at_the_median_tempo() -> None:
@@ -43,7 +44,7 @@ def test_channels_are_the_waves_of_beat_and_bar() -> None:
     grid = BeatGrid.steady(120, 4)
     times = (torch.arange(500).double().numpy() + 0.5) * 0.016
     channels = grid.channels(times)
-    assert channels.shape == (CHANNELS, 500)
+    assert channels.shape == (RHYTHM_CHANNELS, 500)
     assert channels[:8].square().mean(1) == pytest.approx(torch.ones(8), abs=0.05)
     assert channels[0] == pytest.approx(torch.from_numpy(np.sqrt(2) * np.cos(2 * np.pi * times * 2)), abs=1e-5)
     assert channels[5] == pytest.approx(torch.from_numpy(np.sqrt(2) * np.sin(2 * np.pi * times / 2)), abs=1e-5)
@@ -51,7 +52,7 @@ def test_channels_are_the_waves_of_beat_and_bar() -> None:
     without_bars = BeatGrid.steady(120).channels(times)
     assert without_bars[:4].equal(channels[:4])
     assert without_bars[4:8].eq(0).all()
-    assert no_rhythm(7).shape == (CHANNELS, 7)
+    assert no_rhythm(7).shape == (RHYTHM_CHANNELS, 7)
 
 
 def test_a_grid_survives_json_and_moves() -> None:

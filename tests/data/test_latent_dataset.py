@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dualdiff import audio
+from dualdiff.audio.beat_grid import BeatGrid
 from dualdiff.core.errors import DataError
 from dualdiff.core.files import MARKER
 from dualdiff.core.rng import Stream
+from dualdiff.core.types import RHYTHM_CHANNELS
 from dualdiff.data import encode as encode_module
 from dualdiff.data.chunks import windows
 from dualdiff.data.config import EncodeConfig, Variant
@@ -634,3 +636,30 @@ def test_the_index_repeats_byte_for_byte(encoded: Path) -> None:
     LatentIndex.open(encoded).write()
     assert (encoded / "index.json").read_text() == text
     assert json.loads(text)["dualdiff_latents"] == 1
+
+
+# Beats
+
+
+def test_crops_carry_the_rhythm_of_their_columns(again: Callable[..., Encoded], rows: list[Row]) -> None:
+    grid = BeatGrid((0.1, 10.1), (0.0, 20.0), beats_per_bar=4)
+    index = again(grids={"B/1.wav": grid}).index
+    assert {track.path for track in index.tracks if track.grid} == {"B/1.wav"}
+    assert next(track.grid for track in index.tracks if track.grid) == grid
+    crops = LatentCrops(index, "train", 3, seed=0)
+    batch = crops.examples(0, 40)
+    found = 0
+    for name, rhythm in zip(batch.names, batch.tensors["rhythm"], strict=True):
+        assert rhythm.shape == (RHYTHM_CHANNELS, 3)
+        if not name.startswith("B/1.wav"):
+            assert not rhythm.any()
+            continue
+        found += 1
+        centres = float(name.partition("@")[2].partition("s")[0]) + (torch.arange(3) + 0.5) * 8 * HOP / RATE
+        beat = (centres - 0.1) * 2
+        assert rhythm[0] == pytest.approx(2**0.5 * torch.cos(2 * torch.pi * beat), abs=0.02)
+        assert rhythm[5] == pytest.approx(2**0.5 * torch.sin(2 * torch.pi * beat / 4), abs=0.02)
+        assert rhythm[8].eq(1).all()
+    assert found > 5
+    made = again(grids={}).encoded
+    assert made == 0, "another grid needs no other latents"

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from dualdiff.core.types import RHYTHM_CHANNELS
 from dualdiff.models.config import UNetConfig
 from dualdiff.models.layers import MPConv
 from dualdiff.models.unet import UNet
@@ -171,3 +172,26 @@ def test_the_forward_is_one_graph_with_the_gradients_of_the_plain_one(attention:
         run(*inputs()).square().mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in unet.parameters() if p.grad is not None]))
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", ["plane", "time"])
+def test_rhythm_counts_for_nothing_until_its_gain_opens(axes: str) -> None:
+    unet = tiny(axes=axes)
+    unet.output_gain.data.fill_(1)
+    rhythm = torch.randn(2, RHYTHM_CHANNELS, 8, generator=torch.Generator().manual_seed(2))
+    without = unet(*inputs())
+    assert torch.equal(unet(*inputs(), rhythm), without)
+    unet.rhythm_gain.data.fill_(0.5)
+    assert torch.equal(unet(*inputs(), 0 * rhythm), without), "zeros are no rhythm"
+    told = unet(*inputs(), rhythm)
+    assert (told - without).abs().max() > 0.01
+    other = rhythm.clone()
+    other[1] = 0
+    assert torch.equal(unet(*inputs(), other)[0], told[0]), "each example has its own"
+    assert torch.equal(tiny(axes=axes, rhythm=False)(*inputs(), rhythm), torch.zeros(2, 4, 16, 8))
+
+
+def test_rhythm_adds_to_the_weights_of_a_network_without_it() -> None:
+    with_rhythm, without = tiny().state_dict(), tiny(rhythm=False).state_dict()
+    assert with_rhythm.keys() - without.keys() == {"rhythm_input.weight", "rhythm_gain"}
+    assert not without.keys() - with_rhythm.keys()

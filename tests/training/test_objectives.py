@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dualdiff.core.rng import Stream
+from dualdiff.core.types import RHYTHM_CHANNELS
 from dualdiff.data.loader import Batch
 from dualdiff.diffusion.config import NoiseConfig
 from dualdiff.diffusion.noise_distribution import Learned, LogSech, make_law
@@ -214,3 +215,32 @@ def test_each_switch_of_the_lineage_reaches_the_training(chain: Path, tmp_path: 
         assert isinstance(objective._law[1], LogSech if is_switched else Learned)
         edges = objective._law[1].sigma(torch.linspace(0, 1, BATCH + 1))
         assert ((edges[:-1] <= sigma) & (sigma <= edges[1:])).all() != is_switched
+
+
+def test_rhythm_is_dropped_for_its_share_of_the_examples_apart_from_labels() -> None:
+    objective = denoising(label_dropout=0.5)
+    objective.config = UNetObjectiveConfig(label_dropout=0.5, rhythm_dropout=0.25)
+    network, seen = objective.model.forward, []
+
+    def forward(x: Tensor, c_noise: Tensor, games: Tensor, rhythm: Tensor | None = None) -> Tensor:
+        assert rhythm is not None
+        seen.append((games.any(1), rhythm.flatten(1).any(1)))
+        return network(x, c_noise, games, rhythm)
+
+    objective.model.forward = forward  # type: ignore[method-assign]
+    batch = examples()
+    told = Batch({**batch.tensors, "rhythm": torch.ones(BATCH, RHYTHM_CHANNELS, 8)}, batch.names)
+    for step in range(20):
+        objective.loss(told, at(0, step))
+    labelled, with_beats = (torch.cat(parts).float() for parts in zip(*seen, strict=True))
+    assert with_beats.mean().item() == pytest.approx(0.75, abs=0.08)
+    assert labelled.mean().item() == pytest.approx(0.5, abs=0.09)
+    assert (labelled * with_beats).mean().item() == pytest.approx(0.375, abs=0.09), "apart from each other"
+
+
+def test_the_gain_of_rhythm_learns() -> None:
+    objective = denoising()
+    batch = examples()
+    rhythm = torch.randn(BATCH, RHYTHM_CHANNELS, 8, generator=torch.Generator().manual_seed(4))
+    objective.loss(Batch({**batch.tensors, "rhythm": rhythm}, batch.names), at(0)).total.backward()
+    assert objective.model.rhythm_gain.grad.abs() > 0
