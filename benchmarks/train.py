@@ -38,7 +38,7 @@ from dualdiff.data.loader import Batch
 from dualdiff.model_store.latent_space import LatentSpace
 from dualdiff.models.layers import MPConv, renormalise
 from dualdiff.models.unet import UNet
-from dualdiff.project.settings import preset
+from dualdiff.project.settings import Settings, preset
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.ema.ema import EMA
 from dualdiff.training.ema.snapshots import is_due
@@ -157,9 +157,15 @@ class Between:
         self._resumed_s = time.perf_counter()
 
 
-def measured(name: str, steps: int, samples: int | None = None) -> dict[str, object]:
-    """The figures of one preset, of steps of its batch or of `samples`."""
-    settings, device = preset(name), select_device()
+def measured(
+    name: str, steps: int, samples: int | None = None, settings: Settings | None = None, device: str = "auto"
+) -> dict[str, object]:
+    """The figures of one preset, or of `settings` that are called `name`, of steps of its batch or of `samples`."""
+    return figures(name, steps, samples, settings or preset(name), select_device(device))
+
+
+def figures(name: str, steps: int, samples: int | None, settings: Settings, device: torch.device) -> dict[str, object]:
+    """See `measured`."""
     whole, dtype = settings.unet_train, select_precision("auto", device)
     config = replace(whole, batch_size=samples, grad_accum_steps=1) if samples else whole
     columns = int(config.crop_s / COLUMN_S) // 8 * 8
