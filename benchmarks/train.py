@@ -5,10 +5,10 @@
 For each preset the UNet is trained by the real loop on crops of random latents, of the shape that the settings ask for.
 Between its steps all that they are compared with is measured, so that what else the machine does changes both alike:
 forward and backward alone; the update alone (optimizer, renormalisation, averages); the largest convolution of the
-network, forward and backward; a matrix product of 2048 x 2048. FLOP are counted by torch. Where a device takes minutes
-for a preset's whole batch, `--samples` measures steps of fewer; the share of the update is then larger than it would
-be, and that of a whole batch is told besides. What does not come with each
-step (snapshots of the averages, checkpoints) is timed on its own, and told as a share of the preset's whole training.
+network, and all of them one after the other, forward and backward; a matrix product of 2048 x 2048. FLOP are counted by
+torch. Where a device takes minutes for a preset's whole batch, `--samples` measures steps of fewer; the share of the
+update is then larger than it would be, and that of a whole batch is told besides. What does not come with each step
+(snapshots of the averages, checkpoints) is timed on its own, and told as a share of the preset's whole training.
 """
 
 # ruff: noqa: E402 - a process is set up before it imports torch
@@ -77,12 +77,16 @@ class Largest:
     work: int = 0
     layer: MPConv | None = None
     shape: tuple[int, ...] = field(default=())
+    all: list[tuple[MPConv, tuple[int, ...]]] = field(default_factory=list)
+    """Every convolution in order, with the shape of its input."""
 
     def watch(self, layer: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         """A forward hook."""
         assert isinstance(layer, MPConv)
         x = inputs[0]
         work = x.shape[0] * x[0, 0].numel() * layer.weight.numel() if x.ndim == 4 else 0
+        if x.ndim == 4:
+            self.all.append((layer, tuple(x.shape)))
         if work > self.work:
             self.work, self.layer, self.shape = work, layer, tuple(x.shape)
 
@@ -102,11 +106,19 @@ def product_of(dtype: torch.dtype, device: torch.device) -> Callable[[], object]
     return lambda: a @ b
 
 
-def convolution_of(largest: Largest, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
-    """A network's largest convolution alone, forward and backward."""
-    assert largest.layer is not None
-    weight, padding = largest.layer.weight.detach().to(dtype).requires_grad_(), largest.layer.padding
-    x = torch.randn(largest.shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+def convolutions_of(largest: Largest, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+    """All convolutions of a network alone, forward and backward, one after the other."""
+    works = [convolution_of(layer, shape, dtype, device) for layer, shape in largest.all]
+    return lambda: [work() for work in works]
+
+
+def convolution_of(
+    layer: MPConv | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Callable[[], object]:
+    """A convolution alone, forward and backward."""
+    assert layer is not None
+    weight, padding = layer.weight.detach().to(dtype).requires_grad_(), layer.padding
+    x = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     x.requires_grad_()
     slopes = torch.ones_like(nn.functional.conv2d(x, weight, padding=padding))
     return lambda: torch.autograd.grad(nn.functional.conv2d(x, weight, padding=padding), (x, weight), slopes)
@@ -186,7 +198,8 @@ def figures(name: str, steps: int, samples: int | None, settings: Settings, devi
     works = {
         "pass": lambda: trial.run(micro),
         "update": update_of(unet, config),
-        "convolution": convolution_of(largest, dtype, device),
+        "convolution": convolution_of(largest.layer, largest.shape, dtype, device),
+        "convolutions": convolutions_of(largest, dtype, device),
         "product": product_of(dtype, device),
     }
     if settings.project.compile:
@@ -224,6 +237,7 @@ def figures(name: str, steps: int, samples: int | None, settings: Settings, devi
         "step, s (quartiles)": f"{step_s:.3f} ({' to '.join(f'{value:.3f}' for value in quartiles(saved))})",
         "samples/s": f"{config.batch_size / step_s:.2f}",
         "GFLOP/s": f"{flop / step_s / 1e9:.0f}",
+        "time of its convolutions alone, of the step's": f"{accum * medians['convolutions'] / step_s:.2f}",
         "of its largest convolution alone": f"{flop / step_s / convolution:.0%} of {convolution / 1e9:.0f}",
         "of a matrix product": f"{flop / step_s / product:.0%} of {product / 1e9:.0f}",
         "forward and backward": f"{passes:.1%}",
