@@ -22,7 +22,8 @@ from trials import Results, Trial, project_at
 
 from dualdiff.core.errors import DataError
 from dualdiff.project.settings import Project
-from dualdiff.tasks.train import encode, train_unet, train_vae
+from dualdiff.tasks.encode import encode
+from dualdiff.tasks.train import train
 
 BASE = "preset"
 LATENTS: dict[str, tuple[str, ...]] = {
@@ -74,7 +75,7 @@ def latents_of(kind: str, seed: int, scale: float, work: Path, vaes: Path | None
     overrides = (*LATENTS[kind], *settings_of("vae", round(150 * scale)), f"project.seed={seed}")
     project = project_at(work / f"latents {kind} {seed}".replace(" ", "-"), overrides)
     if vaes is None:
-        train_vae(project)
+        train(project, "vae")
     else:
         name = Trial(TRAINED.get(kind, "r = 8"), seed).name
         shutil.copytree(vaes / name / "models" / "vae", project.root / "models" / "vae", dirs_exist_ok=True)
@@ -145,7 +146,7 @@ def main() -> None:
             f'encode.folder="{(shared.root / "latents").as_posix()}"',
         )
         try:
-            return measured(train_unet(project_at(options.work / trial.name, own)).run)
+            return measured(train(project_at(options.work / trial.name, own), "unet").run)
         except DataError as error:  # the check before the first step refuses latents of a VAE that has not learned yet
             print(f"{trial.name}: {error.message}", file=sys.stderr)
             return {}

@@ -26,7 +26,7 @@ import torch
 
 from dualdiff import cli
 from dualdiff.project.settings import open_project, project_toml
-from dualdiff.tasks.registry import PREPARE
+from dualdiff.tasks.train import prepare
 from dualdiff.training.resume_check import Unheard
 from dualdiff.training.session import with_micro_batch
 
@@ -83,7 +83,7 @@ def trainer(project: Path, network: str, workers: int) -> Callable[[Path], None]
 
     def train(folder: Path) -> None:
         opened = open_project(project, [*SETTINGS, f"{network}.train.num_workers={workers}"])
-        job = PREPARE[network](opened, folder).job
+        job = prepare(opened, network, folder).job
         job.run.open()
         loop = job.loop(with_micro_batch(job))
         loop.objective = Unheard(loop.objective)

@@ -26,7 +26,7 @@ from dualdiff.evaluation.metrics import METRICS
 from dualdiff.evaluation.vae_reconstruction import reconstruction
 from dualdiff.model_store.model import load_vae
 from dualdiff.project.settings import Project
-from dualdiff.tasks.train import train_vae
+from dualdiff.tasks.train import train
 
 EXCERPT_S = 8.0
 PACE_STEPS = 8
@@ -62,8 +62,9 @@ def steps_within(seconds: float, trial: Trial, work: Path) -> int:
     """How many steps of a trial fit into some seconds of processor time."""
     times: list[float] = []
     folder = work / "pace" / trial.name
-    train_vae(
+    train(
         project_at(folder, (*trial.settings, *settings_of(PACE_STEPS))),
+        "vae",
         lambda done, total, note="": times.append(time.process_time()),
     )
     paces = [
@@ -122,7 +123,7 @@ def main() -> None:
         project = project_at(
             options.work / trial.name, (*trial.settings, *settings_of(steps), f"project.seed={trial.seed}")
         )
-        train_vae(project)
+        train(project, "vae")
         return {"steps": steps, "seconds": options.seconds, **measured(project)}
 
     results.run(trials(options.seeds, options.only), measure)

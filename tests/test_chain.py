@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from dualdiff.core.errors import ConfigError, DataError
 from dualdiff.data.latent_dataset import LatentIndex
 from dualdiff.model_store.model import load_model
 from dualdiff.project.settings import open_project
-from dualdiff.tasks.train import train_unet, train_vae
+from dualdiff.tasks.train import train
 from tests.conftest import TINY, tiny_settings
 
 GROUPS = ("model.safetensors", "optimizer.safetensors", "ema.safetensors")
@@ -77,10 +76,9 @@ def test_a_training_in_two_parts_equals_one_in_one_byte_for_byte(chain: Path, tm
     for name in ("dualdiff.toml", "dataset.jsonl", "latents", "models"):
         source = chain / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
-    train = {"vae": train_vae, "unet": partial(train_unet, force=True)}[network]
     for steps in (2, 4):
         project = open_project(tmp_path, [*TINY, f"{network}.train.steps={steps}", *_folder_of(chain)])
-        assert train(project).steps == steps
+        assert train(project, network, force=True).steps == steps
     for group in GROUPS:
         straight, resumed = (root / "runs" / network / "checkpoints" / "00000004" / group for root in (chain, tmp_path))
         assert straight.read_bytes() == resumed.read_bytes(), group
@@ -92,7 +90,7 @@ def _folder_of(chain: Path) -> list[str]:
 
 def test_a_finished_training_does_nothing_but_export_again(chain: Path, tmp_path: Path) -> None:
     before = (chain / "models" / "vae" / "model.json").read_bytes()
-    assert train_vae(open_project(chain, [*TINY, *_folder_of(chain)])).steps == 4
+    assert train(open_project(chain, [*TINY, *_folder_of(chain)]), "vae").steps == 4
     assert (chain / "models" / "vae" / "model.json").read_bytes() == before
 
 
@@ -111,7 +109,7 @@ def test_settings_that_do_not_fit_the_data_are_refused_before_anything_runs(
 ) -> None:
     project = open_project(chain, [*TINY, 'vae.train.run="never"', *_folder_of(chain), override])
     with pytest.raises(ConfigError, match=message):
-        train_vae(project)
+        train(project, "vae")
     assert not (chain / "runs" / "never").exists()
 
 
@@ -120,15 +118,15 @@ def test_latents_of_another_vae_are_refused(chain: Path, tmp_path: Path) -> None
         source = chain / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     torch.manual_seed(0)
-    train_vae(open_project(tmp_path, [*TINY, "vae.train.steps=1", "project.seed=5", *_folder_of(chain)]))
+    train(open_project(tmp_path, [*TINY, "vae.train.steps=1", "project.seed=5", *_folder_of(chain)]), "vae")
     with pytest.raises(DataError, match="latents") as raised:
-        train_unet(open_project(tmp_path, TINY))
+        train(open_project(tmp_path, TINY), "unet")
     assert "dualdiff encode" in raised.value.hint
 
 
 def test_a_run_folder_of_another_model_is_refused(chain: Path) -> None:
     before = (chain / "runs" / "unet" / "state.json").read_bytes()
     with pytest.raises(DataError, match="run of another model: its config") as raised:
-        train_unet(open_project(chain, [*TINY, "unet.base_channels=16"]))
+        train(open_project(chain, [*TINY, "unet.base_channels=16"]), "unet")
     assert "another name" in raised.value.hint
     assert (chain / "runs" / "unet" / "state.json").read_bytes() == before

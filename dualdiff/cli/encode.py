@@ -32,13 +32,13 @@ def encode(
     if check and not repair:
         _check(opened)
         return
-    from dualdiff.tasks import train as stages
+    from dualdiff.tasks.encode import encode as encode_project
 
     begin_training()
     is_indexed = (opened.path(opened.settings.encode.folder) / INDEX_NAME).exists()
     damaged = _damaged(opened)[1] if repair and is_indexed else []
     with console.progress("encode") as progress:
-        result = stages.encode(opened, progress, [own.path.name for own in damaged])
+        result = encode_project(opened, progress, [own.path.name for own in damaged])
     kept = result.share - result.encoded
     console.note(f"encoded {result.encoded} of {result.share} tracks" + (f"; {kept} were there" if kept else ""))
     if damaged:

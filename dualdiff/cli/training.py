@@ -1,5 +1,6 @@
-"""What `vae train` and `unet train` have in common: options, and what they do instead of training."""
+"""The options and the body that `vae train` and `unet train` share, and what they do instead of training."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -33,26 +34,55 @@ def begin_training() -> None:
     console.share_work()
 
 
-def beside_training(project: "Project", group: str, check_resume: bool, preview: int | None) -> bool:
-    """Do what was asked for instead of training, and say whether anything was.
+def run_training(
+    kind: str,
+    project: Path,
+    overrides: list[str] | None,
+    hours: float | None,
+    check_resume: bool,
+    preview: int | None,
+    *,
+    follow_up: str,
+    force: bool = False,
+) -> None:
+    """Train the network of a kind, or do what was asked for instead; `follow_up` is the next command.
+
+    Raises:
+        DualdiffError: as for `tasks.train.train`.
+    """
+    from dualdiff.project.settings import open_project
+    from dualdiff.tasks.train import train
+
+    begin_training()
+    opened = open_project(project, overrides or ())
+    if instead_of_training(opened, kind, check_resume, preview):
+        return
+    with console.progress(kind) as progress:
+        result = train(opened, kind, progress, hours, force=force)
+    console.say(str(result.model))
+    console.note(f"next: `dualdiff {follow_up}`")
+
+
+def instead_of_training(project: "Project", kind: str, check_resume: bool, preview: int | None) -> bool:
+    """Do what was asked for instead of training; return whether anything was.
 
     Raises:
         DualdiffError: the training does not resume exactly.
     """
     from dualdiff.core.errors import DualdiffError
-    from dualdiff.tasks.registry import check_resume as prove
-    from dualdiff.tasks.registry import preview_again
+    from dualdiff.tasks.train import check_resume as prove
+    from dualdiff.tasks.train import preview_again
 
     if preview is not None:
-        for path in preview_again(project, group, preview):
+        for path in preview_again(project, kind, preview):
             console.say(path)
     if not check_resume:
         return preview is not None
     with console.progress("check") as progress:
-        proof = prove(project, group, progress)
+        proof = prove(project, kind, progress)
     if proof.differences:
         raise DualdiffError(
-            f"{proof.steps} steps of {group} train differ from {proof.stopped_after} + a resume + "
+            f"{proof.steps} steps of {kind} train differ from {proof.stopped_after} + a resume + "
             f"{proof.steps - proof.stopped_after}: {'; '.join(proof.differences[:4])}",
             "on a GPU some kernels add up in varying order; on a CPU this is a bug: report it with dualdiff doctor",
         )

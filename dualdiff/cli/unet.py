@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from dualdiff.cli import console
 from dualdiff.cli.options import HERE, Overrides, ProjectDir
-from dualdiff.cli.training import CheckResume, Hours, Preview, begin_training, beside_training
+from dualdiff.cli.training import CheckResume, Hours, Preview, run_training
 
 app = typer.Typer(help="The diffusion UNet, which writes latents for a mix of games.")
 
@@ -27,14 +26,4 @@ def train(
     Ctrl-C saves after the step at hand; the same command then goes on. How long, how large and how often to save is
     in [unet.train] of dualdiff.toml.
     """
-    from dualdiff.project.settings import open_project
-    from dualdiff.tasks.train import train_unet
-
-    begin_training()
-    opened = open_project(project, overrides or ())
-    if beside_training(opened, "unet", check_resume, preview):
-        return
-    with console.progress("unet") as progress:
-        result = train_unet(opened, progress, hours, force)
-    console.say(str(result.model))
-    console.note("next: `dualdiff generate`")
+    run_training("unet", project, overrides, hours, check_resume, preview, follow_up="generate", force=force)

@@ -7,7 +7,7 @@ import typer
 from dualdiff.cli import console
 from dualdiff.cli.format import counted, measured, spread
 from dualdiff.cli.options import HERE, AsJson, Overrides, ProjectDir
-from dualdiff.cli.training import CheckResume, Hours, Preview, begin_training, beside_training
+from dualdiff.cli.training import CheckResume, Hours, Preview, run_training
 
 app = typer.Typer(help="The VAE, which turns samples into latents and back.")
 
@@ -25,17 +25,7 @@ def train(
     Ctrl-C saves after the step at hand; the same command then goes on. How long, how large and how often to save is
     in [vae.train] of dualdiff.toml.
     """
-    from dualdiff.project.settings import open_project
-    from dualdiff.tasks.train import train_vae
-
-    begin_training()
-    opened = open_project(project, overrides or ())
-    if beside_training(opened, "vae", check_resume, preview):
-        return
-    with console.progress("vae") as progress:
-        result = train_vae(opened, progress, hours)
-    console.say(str(result.model))
-    console.note("next: `dualdiff encode`")
+    run_training("vae", project, overrides, hours, check_resume, preview, follow_up="encode")
 
 
 @app.command("test", short_help="Measure what the VAE loses beyond the format.")

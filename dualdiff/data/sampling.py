@@ -1,8 +1,17 @@
-"""How an example of training picks its track: a game by its share of the music, then a track by its length."""
+"""The choice of examples: a track to train on, by its game's share of the music and its length; crops held out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
+import torch
+
+from dualdiff.data.loader import Batch, BatchSource
+
+Tracks = TypeVar("Tracks")
+
+HELD_OUT, HELD_OUT_GAMES = 8, 32
+"""Held-out crops that a training is validated on, at least one of each game, and of how many games at most."""
 
 
 class TrackDraw:
@@ -26,3 +35,22 @@ class TrackDraw:
     def track(self, uniform: float) -> int:
         """The number of the track at a quantile in [0, 1)."""
         return min(int(np.searchsorted(self._cumulative, uniform, side="right")), len(self._cumulative) - 1)
+
+
+def held_out_crops(
+    by_game: Mapping[str, Tracks], crops: Callable[[Tracks], BatchSource]
+) -> tuple[Batch | None, list[str]]:
+    """Return crops to validate a training on, the same number of each game, and the game of each.
+
+    Args:
+        by_game: the held-out tracks of each game that has any.
+        crops: makes the source of the crops of one game's tracks.
+    """
+    each = max(1, HELD_OUT // max(1, len(by_game)))
+    batches = {game: crops(own).examples(0, each) for game, own in list(by_game.items())[:HELD_OUT_GAMES]}
+    if not batches:
+        return None, []
+    first = next(iter(batches.values()))
+    tensors = {name: torch.cat([batch.tensors[name] for batch in batches.values()]) for name in first.tensors}
+    names = [name for batch in batches.values() for name in batch.names]
+    return Batch(tensors, names), [game for game in batches for _ in range(each)]

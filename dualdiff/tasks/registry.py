@@ -1,29 +1,71 @@
-"""The trainings of a project by the group of the command that starts each, and what is done instead of training."""
+"""The trainings by the name of the network: what a network adds to the steps that all trainings share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
-from dualdiff.core.progress import Progress, silent
+import torch
+from torch import Tensor, nn
+
+from dualdiff.data.loader import BatchSource
 from dualdiff.project.settings import Project
-from dualdiff.tasks.train import Prepared, prepare_unet, prepare_vae
-from dualdiff.training.resume_check import Proof, prove
-from dualdiff.training.session import show_again
-
-PREPARE: Mapping[str, Callable[..., Prepared]] = {"vae": prepare_vae, "unet": prepare_unet}
+from dualdiff.tasks.unet import UNetTraining
+from dualdiff.tasks.vae import VAETraining
+from dualdiff.training.objective import Objective
 
 
-def check_resume(project: Project, group: str, progress: Progress = silent) -> Proof:
-    """Prove on a project's own settings that a training resumes exactly; its own run is not touched.
+class Training(Protocol):
+    """A network's part of its training; its constructor reads the data and checks the settings against them."""
 
-    Raises:
-        DataError, ConfigError: as for the training.
-    """
-    return prove(lambda folder: PREPARE[group](project, folder).job, progress)
+    @property
+    def source(self) -> BatchSource:
+        """The examples."""
+
+    @property
+    def title(self) -> str:
+        """The title of the model card."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What makes a run that of this network and no other, as JSON values."""
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """JSON values by file name, which a run keeps as it was begun with them."""
+
+    @property
+    def tracks(self) -> Mapping[str, str]:
+        """The game of each track that is trained on, by the SHA-256 of its audio."""
+
+    @property
+    def durations_s(self) -> Sequence[tuple[str, float]]:
+        """The game and the length of each of these tracks, seconds."""
+
+    def network(self, device: str | torch.device) -> nn.Module:
+        """Make the network on a device, with new weights, in the precision of the run."""
+
+    def compiled(self, network: Any) -> Sequence[nn.Module]:
+        """Return the parts of the network to compile."""
+
+    def objective(self, network: Any) -> Objective:
+        """Return the objective that trains the network."""
+
+    def check(self, count: int, force: bool) -> None:
+        """Check the data before the first step of all, the first `count` examples among them.
+
+        With `force`, what may be overruled is no error.
+
+        Raises:
+            DataError: a check fails.
+        """
+
+    def save(
+        self, network: Any, weights: Mapping[str, Tensor], model: Path, run: Path, facts: Mapping[str, Any], card: str
+    ) -> None:
+        """Write the model folder from the averaged weights of a run."""
 
 
-def preview_again(project: Project, group: str, step: int) -> list[str]:
-    """Write the audio and pictures of a step again, from the run's weight averages; returns their paths.
-
-    Raises:
-        DataError: there is no such run, or it has no averages of that step; or as for the training.
-    """
-    return show_again(PREPARE[group](project).job, step)
+TRAININGS: Mapping[str, Callable[[Project, torch.device, torch.dtype, int], Training]] = {
+    "vae": VAETraining,
+    "unet": UNetTraining,
+}

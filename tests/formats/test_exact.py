@@ -17,7 +17,7 @@ from dualdiff.formats.lapped import Lapped, MDCTFormat
 from dualdiff.formats.waveform import WaveformFormat
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.project.settings import open_project, project_toml
-from dualdiff.tasks.train import train_vae
+from dualdiff.tasks.train import train
 from tests.test_chain import TINY
 
 MUSIC = Path(__file__).parents[2] / "examples" / "music"
@@ -139,7 +139,7 @@ def test_the_chain_runs_on_every_format_and_its_vae_learns(scanned: Path, chosen
     names = [f"vae.train.run={run}", f"unet.train.run={run}-unet", f"encode.vae=models/{run}", f"encode.folder={run}"]
     settings = [*TINY, *LOSS, *chosen, *names, "vae.train.steps=12", "vae.train.save_every=12", "unet.train.steps=1"]
     project = open_project(scanned, settings)
-    train_vae(project)
+    train(project, "vae")
     record = (scanned / "runs" / run / "metrics.jsonl").read_text()
     assert "validation/phase" in record
     for command in ("encode", "unet train --force"):
@@ -152,11 +152,11 @@ def test_the_chain_runs_on_every_format_and_its_vae_learns(scanned: Path, chosen
 
 def test_a_loss_of_waveforms_is_refused_for_a_format_without_phase(scanned: Path) -> None:
     with pytest.raises(ConfigError, match="mel does not keep the phase") as found:
-        train_vae(open_project(scanned, [*TINY, 'vae.loss.reconstruction="spectral_1d"']))
+        train(open_project(scanned, [*TINY, 'vae.loss.reconstruction="spectral_1d"']), "vae")
     assert "waveform, mdct, mclt" in found.value.hint
     long = open_project(scanned, [*TINY, 'format.name="mdct"', LOSS[0], "vae.spectral_1d.block_sizes=[65536]"])
     with pytest.raises(ConfigError, match="no block that fits"):
-        train_vae(long)
+        train(long, "vae")
 
 
 def test_one_choice_of_a_format_in_place_of_another_drops_what_the_file_says_of_the_other(scanned: Path) -> None:

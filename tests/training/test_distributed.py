@@ -15,7 +15,7 @@ import torch
 from dualdiff.core.errors import DualdiffError, Interrupted
 from dualdiff.data.loader import Batch
 from dualdiff.project.settings import open_project
-from dualdiff.tasks.registry import PREPARE
+from dualdiff.tasks.train import prepare
 from dualdiff.training import run_folder as runs
 from dualdiff.training import session as jobs
 from dualdiff.training.distributed import all_or_none, is_true_for_any, of_the_first
@@ -46,7 +46,8 @@ def real(folder: Path, accum: int = 1) -> None:
     music = open_project(chain).path(open_project(chain).settings.dataset.folder)
     for network in ("vae", "unet"):
         sets = [f"{network}.train.{key}" for key in (f"grad_accum_steps={accum}", "steps=3", "save_every=3")]
-        made = PREPARE[network](open_project(chain, [*TINY, f'dataset.folder="{music}"', *sets]), folder / network).job
+        project = open_project(chain, [*TINY, f'dataset.folder="{music}"', *sets])
+        made = prepare(project, network, folder / network).job
         if made.accelerator.is_main_process:
             made.run.open()
         made.accelerator.wait_for_everyone()

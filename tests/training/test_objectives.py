@@ -19,7 +19,7 @@ from dualdiff.losses.config import SpectralLoss1dConfig, SpectralLossConfig
 from dualdiff.model_store.latent_space import SIGMA_DATA, LatentSpace
 from dualdiff.models.layers import Attention, MPConv
 from dualdiff.project.settings import open_project
-from dualdiff.tasks.registry import PREPARE
+from dualdiff.tasks.train import prepare
 from dualdiff.training.config import UNetObjectiveConfig, VAEObjectiveConfig
 from dualdiff.training.objective import Loss, Place
 from dualdiff.training.unet import UNetObjective
@@ -200,7 +200,7 @@ SWITCHES = (
 
 def test_each_switch_of_the_lineage_reaches_the_training(chain: Path, tmp_path: Path) -> None:
     plain, switched = (
-        PREPARE["unet"](open_project(chain, [*TINY, *switches]), tmp_path / name).job.objective
+        prepare(open_project(chain, [*TINY, *switches]), "unet", tmp_path / name).job.objective
         for name, switches in (("plain", ()), ("switched", SWITCHES))
     )
     for objective, is_switched in ((plain, False), (switched, True)):

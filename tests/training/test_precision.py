@@ -9,7 +9,7 @@ import torch
 
 from dualdiff.core.errors import DataError
 from dualdiff.project.settings import open_project
-from dualdiff.tasks.train import prepare_unet, prepare_vae
+from dualdiff.tasks.train import prepare
 from dualdiff.training.precision import precision_of_run
 from dualdiff.training.run_folder import Run, read_plan
 from dualdiff.training.session import make_accelerator
@@ -82,14 +82,14 @@ def test_both_networks_train_in_what_is_asked_and_pass_the_checks_before_the_fir
     music = open_project(chain).path(open_project(chain).settings.dataset.folder)
     overrides = [*TINY, f'dataset.folder="{music}"', f'project.precision="{name}"']
     project = open_project(chain, overrides)
-    for prepare in (prepare_vae, prepare_unet):
-        job = prepare(project, tmp_path / prepare.__name__).job
+    for kind in ("vae", "unet"):
+        job = prepare(project, kind, tmp_path / kind).job
         job.check()
         job.run.open()
         assert read_plan(job.run.folder)["precision"] == name
         job.loop(job.config).fit()
         machine()  # and resumed elsewhere by "auto", it is what it was
-        again = prepare(open_project(chain, overrides[:-1]), job.run.folder).job
+        again = prepare(open_project(chain, overrides[:-1]), kind, job.run.folder).job
         again.run.open()
         assert read_plan(job.run.folder)["precision"] == name
     assert torch.get_num_threads() == 1

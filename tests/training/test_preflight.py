@@ -22,7 +22,8 @@ from dualdiff.model_store.location import shipped_model
 from dualdiff.model_store.model import load_vae
 from dualdiff.models.vae import VAE
 from dualdiff.project.settings import Project, open_project
-from dualdiff.tasks.train import train_unet, train_vae, training_rows
+from dualdiff.tasks.train import train
+from dualdiff.tasks.vae import training_rows
 from dualdiff.training import preflight
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.latent_statistics import run_statistics
@@ -63,9 +64,9 @@ def edit_index(folder: Path, change: Callable[[dict[str, object]], None]) -> Non
 def test_an_absurd_learning_rate_is_refused_by_its_line(trained: Path) -> None:
     for rate, words in (("0.4", "throws every weight over"), ("1e-9", "moves next to nothing")):
         with pytest.raises(ConfigError, match=rf"unet.train.learning_rate = .* is absurd: it {words}"):
-            train_unet(opened(trained, f"unet.train.learning_rate={rate}"))
+            train(opened(trained, f"unet.train.learning_rate={rate}"), "unet")
     with pytest.raises(ConfigError, match="0.08 is too high for a warm-up of 0 steps") as raised:
-        train_unet(opened(trained, "unet.train.learning_rate=0.08", "unet.train.warmup_steps=0"))
+        train(opened(trained, "unet.train.learning_rate=0.08", "unet.train.warmup_steps=0"), "unet")
     assert "warmup_steps = 3 or more" in raised.value.hint
     assert not list((trained / "runs").glob("*/state.json")), "there is no run yet"
 
@@ -74,11 +75,11 @@ def test_statistics_of_another_scale_are_refused_and_mending_them_is_enough(trai
     before = (trained / "latents" / "index.json").read_text()
     edit_index(trained, lambda table: table.update(std=[0.25 * value for value in table["std"]]))  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="wrong scale: the latents in .* come out with RMS") as raised:
-        train_unet(opened(trained))
+        train(opened(trained), "unet")
     assert "dualdiff encode" in raised.value.hint
     assert not list((trained / "runs").glob("*/state.json")), "there is no run yet"
     (trained / "latents" / "index.json").write_text(before)
-    assert train_unet(opened(trained, "unet.train.steps=1"), force=True).steps == 1
+    assert train(opened(trained, "unet.train.steps=1"), "unet", force=True).steps == 1
 
 
 def test_latents_far_from_the_design_of_their_vae_are_refused(chain: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -120,11 +121,11 @@ def test_music_that_has_changed_since_the_scan_is_refused_before_the_vae_is_trai
     path.write_bytes(path.read_bytes() + b"\0")
     project = opened(tmp_path, f'dataset.folder="{music}"')
     with pytest.raises(DataError, match="has changed since it was scanned") as raised:
-        train_vae(project)
+        train(project, "vae")
     assert "dataset scan" in raised.value.hint
     path.unlink()
     with pytest.raises(DataError, match="is missing"):
-        train_vae(project)
+        train(project, "vae")
     assert not list((tmp_path / "runs").glob("*/state.json")), "there is no run yet"
 
 
@@ -167,22 +168,22 @@ def test_files_that_are_not_the_ones_of_the_index_are_refused(trained: Path) -> 
     require_hashes(index)
     path.unlink()
     with pytest.raises(DataError, match="is missing"):
-        train_unet(opened(trained))
+        train(opened(trained), "unet")
 
 
 def test_latents_of_another_vae_are_refused_by_name(trained: Path) -> None:
     edit_index(trained, lambda table: table.update(vae_hash="0" * 64))
     with pytest.raises(DataError, match="were made with another VAE"):
-        train_unet(opened(trained))
+        train(opened(trained), "unet")
 
 
 def test_a_vae_that_reconstructs_no_music_is_refused_unless_forced(trained: Path, chain: Path) -> None:
     (trained / "music").symlink_to(chain / "music")
     with pytest.raises(DataError, match="a UNet would learn noise") as raised:  # its VAE has taken four steps
-        train_unet(opened(trained))
+        train(opened(trained), "unet")
     assert "--force" in raised.value.hint
     assert not list((trained / "runs").glob("*/state.json")), "there is no run yet"
-    assert train_unet(opened(trained, "unet.train.steps=1"), force=True).steps == 1
+    assert train(opened(trained, "unet.train.steps=1"), "unet", force=True).steps == 1
 
 
 def test_a_vae_is_measured_against_the_round_trip_of_its_format(caplog: pytest.LogCaptureFixture) -> None:
@@ -214,10 +215,10 @@ def test_a_network_too_large_for_the_memory_is_refused_before_it_is_built(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match=r"\[unet\] makes a network of .* million parameters, which takes"):
-        train_unet(opened(trained, "unet.base_channels=8192"))
+        train(opened(trained, "unet.base_channels=8192"), "unet")
     monkeypatch.setattr("dualdiff.training.memory.free_bytes", lambda: 10_000)
     with pytest.raises(ConfigError, match=r"\[vae\] makes a network of") as raised:
-        train_vae(opened(trained))
+        train(opened(trained), "vae")
     assert "vae.base_channels" in raised.value.hint
 
 
@@ -233,17 +234,17 @@ def test_costs_are_said_in_plain_words() -> None:
 def test_a_run_goes_on_with_its_own_statistics_when_tracks_were_added(
     trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = train_unet(opened(trained, "unet.train.steps=1"), force=True)
+    first = train(opened(trained, "unet.train.steps=1"), "unet", force=True)
     began_with = json.loads((first.run / "latents.json").read_text())
     edit_index(trained, lambda table: table.update(std=[1.05 * value for value in table["std"]]))  # type: ignore[attr-defined]
     with caplog.at_level(logging.INFO):
-        assert train_unet(opened(trained, "unet.train.steps=2"), force=True).steps == 2
+        assert train(opened(trained, "unet.train.steps=2"), "unet", force=True).steps == 2
     assert "goes on with the latent statistics that it began with" in caplog.text
     facts = json.loads((first.model / "unet.json").read_text())["facts"]
     assert facts["latent_std"] == began_with["std"]
     edit_index(trained, lambda table: table.update(std=[4.0 * value for value in table["std"]]))  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="have changed too much since") as raised:
-        train_unet(opened(trained, "unet.train.steps=3"), force=True)
+        train(opened(trained, "unet.train.steps=3"), "unet", force=True)
     assert "unet.train.run" in raised.value.hint
 
 

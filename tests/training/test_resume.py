@@ -12,7 +12,7 @@ import torch
 from dualdiff.core.errors import DualdiffError
 from dualdiff.models.layers import MPConv
 from dualdiff.project.settings import open_project
-from dualdiff.tasks.registry import PREPARE, check_resume
+from dualdiff.tasks.train import check_resume, prepare
 from dualdiff.training import resume_check
 from dualdiff.training.resume_check import Unheard
 from dualdiff.training.run_folder import Run
@@ -39,7 +39,7 @@ def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(
     project = open_project(chain, [*overrides, *(f"{network}.train.{length}" for length in lengths)])
 
     def train(folder: Path, begins: Callable[[], None] = lambda: None) -> None:
-        job = PREPARE[network](project, folder).job
+        job = prepare(project, network, folder).job
         job.run.open()
         loop = job.loop(with_micro_batch(job))
         loop.objective = Unheard(loop.objective)
