@@ -33,15 +33,21 @@ def precision(folder: Path, name: str = "auto") -> torch.dtype:
     return precision_of_run(folder, name, make_accelerator(torch.device("cpu")))
 
 
+def begin(run: Run) -> None:
+    """Open a run, and write what it is, as after its first step."""
+    run.open()
+    run.begin()
+
+
 def test_a_run_keeps_the_precision_that_it_began_with(
     tmp_path: Path, machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine("avx512_bf16")
     assert precision(tmp_path / "fast") == torch.bfloat16
-    Run(tmp_path / "fast", {}, "", precision="bfloat16").open()
+    begin(Run(tmp_path / "fast", {}, "", precision="bfloat16"))
     machine()
     assert precision(tmp_path / "slow") == torch.float32
-    Run(tmp_path / "slow", {}, "", precision="float32").open()
+    begin(Run(tmp_path / "slow", {}, "", precision="float32"))
     with caplog.at_level(logging.WARNING):
         assert precision(tmp_path / "slow") == torch.float32
         assert not caplog.records
@@ -57,7 +63,7 @@ def test_a_run_keeps_the_precision_that_it_began_with(
 
 
 def test_runs_that_stored_none_go_on_as_they_began(tmp_path: Path, machine: Machine) -> None:
-    Run(tmp_path / "old", {}, "").open()
+    begin(Run(tmp_path / "old", {}, ""))
     assert "precision" not in read_plan(tmp_path / "old")
     for instructions, began in (
         (("avx512_bf16",), torch.float32),
@@ -83,13 +89,13 @@ def test_both_networks_train_in_what_is_asked_and_pass_the_checks_before_the_fir
     overrides = [*TINY, f'dataset.folder="{music}"', f'project.precision="{name}"']
     project = open_project(chain, overrides)
     for kind in ("vae", "unet"):
-        job = prepare(project, kind, tmp_path / kind).job
+        job = prepare(project, kind, tmp_path / kind, force=True).job
         job.check()
-        job.run.open()
+        begin(job.run)
         assert read_plan(job.run.folder)["precision"] == name
         job.loop(job.config).fit()
         machine()  # and resumed elsewhere by "auto", it is what it was
         again = prepare(open_project(chain, overrides[:-1]), kind, job.run.folder).job
-        again.run.open()
+        begin(again.run)
         assert read_plan(job.run.folder)["precision"] == name
     assert torch.get_num_threads() == 1
