@@ -94,6 +94,29 @@ def test_a_finished_training_does_nothing_but_export_again(chain: Path, tmp_path
     assert (chain / "models" / "vae" / "model.json").read_bytes() == before
 
 
+def test_losses_of_games_are_exported_again_without_the_log(chain: Path, tmp_path: Path) -> None:
+    for name in ("dualdiff.toml", "dataset.jsonl", "latents", "models", "runs"):
+        source = chain / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+
+    def exported() -> dict[str, object]:
+        facts = json.loads((tmp_path / "models" / "unet" / "unet.json").read_text(encoding="utf-8"))["facts"]
+        return {game: own["held_out_loss"] for game, own in facts["per_game"].items()}
+
+    before = exported()
+    assert any(isinstance(loss, float) for loss in before.values())
+    (tmp_path / "runs" / "unet" / "metrics.jsonl").write_text("")
+    (tmp_path / "models" / "unet" / "unet.json").unlink()
+    state_path = tmp_path / "runs" / "unet" / "checkpoints" / "00000004" / "state.json"
+    for is_older in (False, True):  # an older version kept no validation in the state: the weights are validated again
+        if is_older:
+            state = json.loads(state_path.read_text())
+            assert state.pop("validation")
+            state_path.write_text(json.dumps(state))
+        train(open_project(tmp_path, [*TINY, *_folder_of(chain)]), "unet")
+        assert exported() == pytest.approx(before)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dualdiff.data.loader import BatchSource
 from dualdiff.project.settings import Project
 from dualdiff.tasks.unet import UNetTraining
 from dualdiff.tasks.vae import VAETraining
 from dualdiff.training.objective import Objective
+from dualdiff.training.session import Trained
 
 
 class Training(Protocol):
@@ -59,10 +60,8 @@ class Training(Protocol):
             DataError: a check fails.
         """
 
-    def save(
-        self, network: Any, weights: Mapping[str, Tensor], model: Path, run: Path, facts: Mapping[str, Any], card: str
-    ) -> None:
-        """Write the model folder from the averaged weights of a run."""
+    def save(self, network: Any, trained: Trained, model: Path, run: Path, facts: Mapping[str, Any], card: str) -> None:
+        """Write the model folder of what a run has trained."""
 
 
 TRAININGS: Mapping[str, Callable[[Project, torch.device, torch.dtype, int], Training]] = {

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from dualdiff import __version__, audio
 from dualdiff.core.config import write
@@ -21,7 +20,7 @@ from dualdiff.training.memory import require_room
 from dualdiff.training.precision import precision_of_run
 from dualdiff.training.resume_check import Proof, prove
 from dualdiff.training.run_folder import Run
-from dualdiff.training.session import Job, make_accelerator, show_again
+from dualdiff.training.session import Job, Trained, make_accelerator, show_again
 from dualdiff.training.session import train as run_job
 
 CHECKED = 8
@@ -74,9 +73,9 @@ def prepare(project: Project, kind: str, run_folder: Path | None = None, *, forc
     identity = {"network": kind, **own.identity}
     run = Run(folder, identity, write(settings), own.notes, name_of_precision(dtype), own.tracks)
 
-    def export(weights: Mapping[str, Tensor], steps: int) -> None:
-        facts = {"project": settings.project.name, "run": config.run, "steps": steps, "dualdiff": __version__}
-        own.save(network, weights, model, folder, facts, model_card(own.title, facts, own.durations_s))
+    def export(trained: Trained) -> None:
+        facts = {"project": settings.project.name, "run": config.run, "steps": trained.steps, "dualdiff": __version__}
+        own.save(network, trained, model, folder, facts, model_card(own.title, facts, own.durations_s))
 
     job = Job(
         section=section,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dualdiff.core.config import plain
 from dualdiff.core.errors import DataError
@@ -26,7 +25,8 @@ from dualdiff.project.settings import Project
 from dualdiff.project.validation import crop_frames, require_enough, require_halving
 from dualdiff.training.latent_statistics import STATISTICS_NAME, run_statistics
 from dualdiff.training.preflight import require_design, require_hashes, require_scale
-from dualdiff.training.unet import UNetObjective, held_out_losses
+from dualdiff.training.session import Trained
+from dualdiff.training.unet import HELD_OUT_LOSS, UNetObjective
 
 log = logging.getLogger(__name__)
 
@@ -103,14 +103,13 @@ class UNetTraining:
         require_scale(self.source.examples(0, count), self.index)
         _require_faithful(self.project, self.vae_model, force)
 
-    def save(
-        self, unet: UNet, weights: Mapping[str, Tensor], model: Path, run: Path, facts: Mapping[str, Any], card: str
-    ) -> None:
+    def save(self, unet: UNet, trained: Trained, model: Path, run: Path, facts: Mapping[str, Any], card: str) -> None:
         """Write the model folder, with what is known of each game and the classifier of its mixes."""
-        per_game = _per_game(self.source, self.durations_s, held_out_losses(run))
+        losses = trained.validation.by_game.get(HELD_OUT_LOSS, {})
+        per_game = _per_game(self.source, self.durations_s, losses)
         facts = {**facts, **_needed_to_generate(self.index, self.space, self.columns), "per_game": per_game}
         extra = [mix_part(fit_mix(self.index))]
-        save_unet(model, self.vae_model, unet, weights, facts, card, extra=extra, keep_in=run / EXPORTS)
+        save_unet(model, self.vae_model, unet, trained.weights, facts, card, extra=extra, keep_in=run / EXPORTS)
 
 
 def _validation_indices(index: LatentIndex, columns: int) -> dict[str, LatentIndex]:

@@ -11,8 +11,9 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -32,7 +33,7 @@ from dualdiff.training.ema.ema import EMA, decay_at, gamma_of
 from dualdiff.training.ema.snapshots import is_due as is_snapshot_due
 from dualdiff.training.ema.snapshots import stored_widths
 from dualdiff.training.memory import is_out_of_memory, largest_fitting, memory_bytes, out_of_memory
-from dualdiff.training.objective import Loss, Objective, Picture, Place, Watcher
+from dualdiff.training.objective import Loss, Objective, Picture, Place, Validation, Watcher
 from dualdiff.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from dualdiff.training.run_folder import COSTS_NAME, Checkpoint, Run
 from dualdiff.training.signals import StopSignals
@@ -112,6 +113,7 @@ class Loop:
         self.micro_size = self.config.batch_size // shares
         self.step, self.total = 0, self.config.steps
         self.tally: dict[str, float] = {}
+        self.validation: Validation | None = None
         self.model = self.objective.model
         self.optimizer = make_optimizer(self.model)
         self.parameters = dict(self.model.named_parameters())
@@ -338,14 +340,22 @@ class Loop:
 
     def _report_validation(self) -> None:
         """Measures of the averaged model on held-out data, and the objective's curves as it trains, in one line."""
-        with self._averaged():
-            found = {f"validation/{name}": value for name, value in self.objective.validate().items()}
+        self.validation = self._validate()
+        found = self.validation.named()
         curves = self.objective.curves(self.step)
         if self.is_main and (found or curves):
             self.run.record(self.step, {**found, **curves})
             if self.watcher:
                 self.watcher.scalars(self.step, found)
                 self.watcher.curves(self.step, curves)
+
+    def _validate(self) -> Validation:
+        with self._averaged():
+            return self.objective.validate()
+
+    def validated(self) -> Validation:
+        """Return the last validation; of the averages as they are where a checkpoint of an earlier version has none."""
+        return self.validation or self._validate()
 
     def _record_costs(self) -> None:
         """Time and memory have a record of their own: they do not repeat."""
@@ -400,7 +410,10 @@ class Loop:
             "optimizer": optimizer_tensors(self.optimizer, self.model),
             "ema": self.ema.state(),
         }
-        self.run.save(Checkpoint(self.step, groups, {"tally": self.tally}), self.config.keep_checkpoints)
+        state: dict[str, Any] = {"tally": self.tally}
+        if self.validation:
+            state["validation"] = asdict(self.validation)
+        self.run.save(Checkpoint(self.step, groups, state), self.config.keep_checkpoints)
         if self.budget:
             known = {"spent_s": self.budget.spent_s, "steps": self.total, "closing_s": self.budget.closing_s}
             self.run.update_plan(known)
@@ -417,4 +430,6 @@ class Loop:
             load_optimizer_tensors(self.optimizer, self.model, found.groups["optimizer"])
         self.ema.load(found.groups["ema"])
         self.step, self.tally = found.step, dict(found.state.get("tally", {}))
+        if "validation" in found.state:
+            self.validation = Validation(**found.state["validation"])
         log.info("going on from step %d of %s", self.step, self.run.folder)

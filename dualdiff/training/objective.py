@@ -55,6 +55,19 @@ class Loss:
     sums: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Measures on held-out data: by name, over all of it; and by name and game."""
+
+    measures: Mapping[str, float] = field(default_factory=dict)
+    by_game: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def named(self) -> dict[str, float]:
+        """Return all measures by their names in the record."""
+        of_games = {f"{name} at {game}": value for name, own in self.by_game.items() for game, value in own.items()}
+        return {f"validation/{name}": value for name, value in {**self.measures, **of_games}.items()}
+
+
 class Objective(Protocol):
     """What is trained, and for what. It never sees the loop."""
 
@@ -68,7 +81,7 @@ class Objective(Protocol):
     def stretch(self, factor: float) -> None:
         """Let the objective's own schedules, in steps, take so many times as long as the settings say."""
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> Validation:
         """Measures on held-out data, the same examples and draws each time."""
 
     def curves(self, step: int) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ from torch import nn
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.tensors import load_tensors
 from dualdiff.data.loader import Batch
-from dualdiff.training.objective import Loss, Objective, Place
+from dualdiff.training.objective import Loss, Objective, Place, Validation
 from dualdiff.training.run_folder import RECORD_NAME
 from dualdiff.training.session import Job, with_micro_batch
 
@@ -52,7 +52,7 @@ class Unheard:
         """See `Objective`."""
         self._objective.stretch(factor)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> Validation:
         """See `Objective`."""
         return self._objective.validate()
 

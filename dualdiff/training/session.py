@@ -21,7 +21,7 @@ from dualdiff.training.config import TrainConfig
 from dualdiff.training.distributed import all_or_none, of_the_first
 from dualdiff.training.loop import Loop, Trial
 from dualdiff.training.memory import is_out_of_memory, largest_fitting, micro_batch, out_of_memory, state_bytes
-from dualdiff.training.objective import Objective, Picture
+from dualdiff.training.objective import Objective, Picture, Validation
 from dualdiff.training.preflight import Costs, measure
 from dualdiff.training.run_folder import Run
 from dualdiff.training.tensorboard import TensorBoard
@@ -29,8 +29,14 @@ from dualdiff.training.time_budget import SCHEDULE, Budget, planned
 
 log = logging.getLogger(__name__)
 
-Export = Callable[[Mapping[str, Tensor], int], None]
-"""Told the averaged weights by name, and the number of steps they took."""
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training exports: averaged weights by name, the steps that they took, and their last validation."""
+
+    weights: Mapping[str, Tensor]
+    steps: int
+    validation: Validation
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Job:
     run: Run
     accelerator: Accelerator
     seed: int
-    export: Export
+    export: Callable[[Trained], None]
     check: Callable[[], None]
     """Looks at the data before the first step of all; raises DataError."""
     picture: Picture | None = None
@@ -133,7 +139,7 @@ def _train(job: Job, progress: Progress, hours: float | None) -> int:
     with _watched(job.run, loop.is_main) as loop.watcher:
         steps = loop.fit()
     if loop.is_main:
-        job.export(loop.averages(), steps)
+        job.export(Trained(loop.averages(), steps, loop.validated()))
     accelerator.wait_for_everyone()
     return steps
 

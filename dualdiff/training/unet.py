@@ -1,6 +1,5 @@
 """What the UNet is trained for."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from dualdiff.model_store.latent_space import SIGMA_DATA, LatentSpace
 from dualdiff.model_store.model import Model, VAEModel
 from dualdiff.models.unet import UNet
 from dualdiff.training.config import UNetObjectiveConfig
-from dualdiff.training.objective import Loss, Place
-from dualdiff.training.run_folder import RECORD_NAME
+from dualdiff.training.objective import Loss, Place, Validation
 from dualdiff.training.tensorboard import PREVIEWED, write_preview
 from dualdiff.training.time_budget import scaled
 
@@ -125,20 +123,21 @@ class UNetObjective:
         self.noise = replace(self.noise, learned_warmup_steps=steps)
         self._law = (-1, self._make_law(0))
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> Validation:
         """The denoising error of held-out crops at fixed noise levels, with fixed noise: by level, and by game."""
         if self.held_out is None:
-            return {}
+            return Validation()
         levels = [level for level in VALIDATION_SIGMAS if level >= self.space.sigma_min]
         errors = torch.stack([self._held_out_errors(level) for level in levels])  # (levels, B)
-        found = {
+        measures = {
             f"denoising at sigma {level:g}": float(error.mean()) for level, error in zip(levels, errors, strict=True)
         }
         mean, games = errors.mean(0), self.held_out.tensors["labels"].argmax(1).tolist()
+        of_games: dict[str, float] = {}
         for number in sorted(set(games)):
             own = [index for index, game in enumerate(games) if game == number]
-            found[f"{HELD_OUT_LOSS} at {self.games[number]}"] = float(mean[own].mean())
-        return found
+            of_games[self.games[number]] = float(mean[own].mean())
+        return Validation(measures, {HELD_OUT_LOSS: of_games})
 
     def _held_out_errors(self, level: float) -> Tensor:
         """The weighted squared error (B,) of each held-out crop at one noise level, a few at a time."""
@@ -163,16 +162,6 @@ class UNetObjective:
             clip = pipeline.generate({self.games[seed % len(self.games)]: 1.0}, length_s=PREVIEW_S, seed=seed)
             paths.append(write_preview(folder / f"{name}-seed{seed}.flac", clip.waveform, clip.sample_rate))
         return paths
-
-
-def held_out_losses(run_folder: Path) -> dict[str, float]:
-    """The error of each game on held-out crops, of the last validation that a run has recorded."""
-    found: dict[str, float] = {}
-    path, prefix = run_folder / RECORD_NAME, f"validation/{HELD_OUT_LOSS} at "
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        own = {name[len(prefix) :]: value for name, value in json.loads(line).items() if name.startswith(prefix)}
-        found = own or found
-    return found
 
 
 def by_level(error: Tensor, sigma: Sigma) -> dict[str, Tensor]:

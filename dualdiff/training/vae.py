@@ -14,7 +14,7 @@ from dualdiff.losses.spectral import SpectralLoss2d, pointwise_loss
 from dualdiff.losses.spectral_1d import SpectralLoss1d
 from dualdiff.models.vae import VAE
 from dualdiff.training.config import VAEObjectiveConfig
-from dualdiff.training.objective import Loss, Place
+from dualdiff.training.objective import Loss, Place, Validation
 from dualdiff.training.tensorboard import PREVIEWED, write_preview
 
 VALIDATED_AT_ONCE = 4
@@ -81,10 +81,10 @@ class VAEObjective:
     def stretch(self, factor: float) -> None:
         """It has no schedule."""
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> Validation:
         """The reconstruction of held-out crops from the mode of their latents: over all, and by game."""
         if self.held_out is None:
-            return {}
+            return Validation()
         sums: dict[str, float] = {}
         errors: list[float] = []
         for waveform in torch.split(self._held_out_waveform(), VALIDATED_AT_ONCE):
@@ -94,12 +94,12 @@ class VAEObjective:
             errors += (reconstruction - sample).abs().mean((1, 2, 3)).tolist()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(waveform)
-        found = {name: total / len(errors) for name, total in sums.items()}
-        found["absolute_error"] = sum(errors) / len(errors)
+        means = {name: total / len(errors) for name, total in sums.items()}
+        of_games: dict[str, float] = {}
         for game in sorted(set(self.held_out_games)):
             own = [error for error, name in zip(errors, self.held_out_games, strict=True) if name == game]
-            found[f"absolute_error at {game}"] = sum(own) / len(own)
-        return found
+            of_games[game] = sum(own) / len(own)
+        return Validation({**means, "absolute_error": sum(errors) / len(errors)}, {"absolute_error": of_games})
 
     def curves(self, step: int) -> dict[str, list[float]]:
         """The VAE knows none."""

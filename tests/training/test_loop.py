@@ -17,7 +17,7 @@ from dualdiff.data.loader import Batch
 from dualdiff.models.layers import MPConv
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.loop import Loop
-from dualdiff.training.objective import Loss, Place
+from dualdiff.training.objective import Loss, Place, Validation
 from dualdiff.training.run_folder import Run
 from dualdiff.training.session import make_accelerator
 
@@ -55,9 +55,10 @@ class Toy:
     def stretch(self, factor: float) -> None:
         self.stretched = factor
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> Validation:
         self.modes.append(self.model.training)
-        return {"error": float(self.model(torch.ones(1, 4)).square().mean())}
+        error = float(self.model(torch.ones(1, 4)).square().mean())
+        return Validation({"error": error}, {"error": {"A: the game": 2 * error}})
 
     def curves(self, step: int) -> dict[str, list[float]]:
         return {"noise/log_sigma": [0.0, 1.0], "noise/noise_density": [0.5, 0.5]}
@@ -241,11 +242,11 @@ def test_the_record_holds_means_between_reports_and_validations_of_the_averaged_
 class Telling(Toy):
     """Tells a weight where it is measured."""
 
-    def validate(self) -> dict[str, float]:
-        return {"weight": float(next(self.model.parameters()).detach()[0, 0])}
+    def validate(self) -> Validation:
+        return Validation({"weight": float(next(self.model.parameters()).detach()[0, 0])})
 
     def curves(self, step: int) -> dict[str, list[float]]:
-        return {"weight": list(self.validate().values())}
+        return {"weight": list(self.validate().measures.values())}
 
 
 def test_averages_are_validated_but_curves_are_of_the_weights_in_training(tmp_path: Path) -> None:
@@ -255,6 +256,30 @@ def test_averages_are_validated_but_curves_are_of_the_weights_in_training(tmp_pa
     assert last["weight"] == [float(next(loop.model.parameters()).detach()[0, 0])]
     average = next(iter(loop.ema.tensors(loop.config.export_ema_width).values()))
     assert last["validation/weight"] == float(average[0, 0]) != last["weight"][0]
+
+
+def test_the_last_validation_is_part_of_the_state(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "run", Toy(stop_at=6))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    error = next(line["validation/error"] for line in lines if line["step"] == 5 and "validation/error" in line)
+    (tmp_path / "run" / "metrics.jsonl").write_text("")  # a log that is lost loses nothing that is exported
+    loop = Loop(
+        Toy(), Numbers(), settings(), Run(tmp_path / "run", IDENTITY, ""), make_accelerator(torch.device("cpu")), 3
+    )
+    loop.resume()
+    assert loop.validated() == Validation({"error": error}, {"error": {"A: the game": 2 * error}})
+
+
+def test_a_finished_run_of_a_version_that_kept_no_validation_is_validated_again(tmp_path: Path) -> None:
+    finished = fit(tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "00000012" / "state.json"
+    state = json.loads(path.read_text())
+    del state["validation"]
+    path.write_text(json.dumps(state))
+    again = fit(tmp_path / "run")
+    assert again.validation is None
+    assert again.validated() == finished.validated() == finished.validation
 
 
 def test_steps_taken_again_replace_what_tensorboard_has_of_them(tmp_path: Path) -> None:

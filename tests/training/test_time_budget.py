@@ -13,7 +13,7 @@ from dualdiff.models.config import UNetConfig
 from dualdiff.models.unet import UNet
 from dualdiff.training.config import TrainConfig, UNetObjectiveConfig
 from dualdiff.training.loop import Loop
-from dualdiff.training.objective import Loss, Place
+from dualdiff.training.objective import Loss, Place, Validation
 from dualdiff.training.resume_check import Unheard
 from dualdiff.training.run_folder import Run
 from dualdiff.training.session import Job, make_accelerator, train
@@ -41,7 +41,7 @@ class Slow(Toy):
         self.clock.now_s += self.pace(place.step)  # type: ignore[operator]
         return super().loss(batch, place)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> Validation:
         self.clock.now_s += 3.0
         return super().validate()
 
@@ -155,7 +155,7 @@ def job(folder: Path, **changes: object) -> Job:
         run=Run(folder, IDENTITY, ""),
         accelerator=make_accelerator(torch.device("cpu")),
         seed=3,
-        export=lambda weights, steps: None,
+        export=lambda trained: None,
         check=lambda: None,
     )
 
