@@ -140,7 +140,7 @@ def test_machine_code_does_what_the_python_says(monkeypatch):
 
 
 def test_a_package_folder_that_cannot_be_written_to_does_no_harm(monkeypatch):
-    def njit(signature, cache=False, fastmath=False):
+    def njit(signature, cache=False, **_):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: function
