@@ -43,7 +43,7 @@ from dualdiff.model_store.model import Model, VAEModel, format_hash, ready
 from dualdiff.models.unet import UNet
 from dualdiff.models.vae import VAE
 from dualdiff.project.settings import Settings, open_project, preset, project_toml
-from dualdiff.tasks.train import train_unet
+from dualdiff.tasks.train import train as train_network
 
 ROOT = Path(__file__).parents[1]
 CLIP_S = 45.0
@@ -166,7 +166,7 @@ def train_for(options: argparse.Namespace) -> int:
     places = {"encode.folder": options.latents.resolve(), "encode.vae": options.vae.resolve()}
     overrides = [*(f"{key}={json.dumps(str(path))}" for key, path in places.items()), *options.set]
     opened = open_project(project, [f'project.device="{options.device}"', *overrides])
-    result = train_unet(opened, hours=options.minutes / 60)
+    result = train_network(opened, "unet", hours=options.minutes / 60)
     for path in parts_of(load_tensors(result.model / "unet.safetensors"), options.out / "weights"):
         print(path)
     for name in ("unet.json", "labels.json", "model.json"):

@@ -21,7 +21,7 @@ from dualdiff.generation.pipeline import Pipeline
 from dualdiff.generation.request import Request
 from dualdiff.models.unet import UNet
 from dualdiff.project.settings import open_project
-from dualdiff.tasks.registry import PREPARE
+from dualdiff.tasks.train import prepare
 from dualdiff.training.memory import micro_batch
 from dualdiff.training.resume_check import prove
 from tests.conftest import TINY, melody, tiny_settings
@@ -69,7 +69,7 @@ def test_bfloat16_answers_as_float32_does(device: str) -> None:
 
 @DEVICES
 def test_the_largest_micro_batch_is_found_and_fits(chain: Path, tmp_path: Path, device: str) -> None:
-    job = PREPARE["unet"](opened(chain, device), tmp_path / "run").job
+    job = prepare(opened(chain, device), "unet", tmp_path / "run").job
     size = micro_batch(4, job.accelerator.device, job.trial.run, 0)
     assert size == 4
     job.trial.run(size)
@@ -89,7 +89,7 @@ def test_clips_of_a_batch_are_those_that_each_is_alone(tmp_path: Path, device: s
 def test_a_resumed_training_is_the_straight_one(chain: Path, device: str) -> None:
     """Byte for byte on a CPU; on a GPU, whose sums come in any order, to rounding."""
     project = opened(chain, device)
-    proof = prove(lambda folder: PREPARE["unet"](project, folder).job, steps=4)
+    proof = prove(lambda folder: prepare(project, "unet", folder).job, steps=4)
     if device == "cpu":
         assert proof.differences == ()
     far = [line for line in proof.differences if " by up to " in line and float(line.rpartition(" ")[2]) > 1e-2]
