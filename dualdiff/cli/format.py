@@ -26,8 +26,6 @@ Baseline = Annotated[
 ]
 EXCERPT_S = 10.0
 """What is compared with baselines, unless said otherwise."""
-LONGEST_S = 1200.0
-"""So much of a file goes there and back unless said otherwise: some 3 GB of memory."""
 
 
 @app.command(short_help="Send files there and back.")
@@ -50,37 +48,24 @@ def roundtrip(
 
     Baselines go through the middle 10 s of each file.
     """
-    from dualdiff.audio import probe
     from dualdiff.evaluation import roundtrip as evaluation
-    from dualdiff.evaluation.baselines import known
 
-    for name in baseline or ():
-        known(name)
-    if out:
-        evaluation.require_free(files, out, force)
+    evaluation.require_possible(files, out, baseline or (), force)
     made, wanted = _format(open_or_defaults(project, overrides)), _quality(quality)
     listening = _listening(out, made, force)
     found = []
     for file in files:
-        info, part_s = probe(file), seconds
-        if info.channels == 1:
-            console.note(f"{file} is mono: it goes through twice, as left and as right")
-        if part_s is None and info.duration_s > LONGEST_S:
-            part_s = LONGEST_S
-            lasts, part = f"{info.duration_s / 60:.0f} min", f"{part_s / 60:.0f}"
-            console.note(f"{file} lasts {lasts}: its first {part} go there and back (--seconds takes more)")
         with console.progress(file.name) as progress:
             result = evaluation.roundtrip(
-                file, made, out=out, duration_s=part_s, seed=seed, quality=wanted, force=force, progress=progress
+                file, made, out=out, duration_s=seconds, seed=seed, quality=wanted, force=force, progress=progress
             )
         found.append({**vars(result), "real_time_factor": result.real_time_factor})
         if not as_json:
             _show(found[-1])
     ways: list[dict[str, Any]] = []
     if baselines or listening:
-        ways = _compared(
-            files, made, baseline if baselines else [], min(seconds or EXCERPT_S, EXCERPT_S), seed, wanted, listening
-        )
+        names, length_s = baseline if baselines else [], min(seconds or EXCERPT_S, EXCERPT_S)
+        ways = _compared(files, made, names, length_s, seed, wanted, listening)
     if as_json:
         console.say_json({"files": found, "ways": ways, "page": listening and listening.page if ways else None})
     elif ways:

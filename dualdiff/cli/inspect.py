@@ -49,40 +49,27 @@ def inspect(
     """Say what a path is and what is known of it."""
     from dualdiff.core.files import refuse_existing
     from dualdiff.inspection import dispatch
+    from dualdiff.pages.report import write_report
 
-    asked = dispatch.Asked(project=project, model=model, row=row, copies=copies, part=part)
+    asked = dispatch.Asked(project=project, model=model, row=row, copies=copies, part=part, ema=ema)
     if html:
         refuse_existing([html], force)
     with console.progress("inspect") as progress:
-        found = _average(path, ema) if ema is not None else dispatch.inspect(path, asked, progress)
+        found = dispatch.inspect(path, asked, progress)
     if html:
-        from dualdiff.pages.report import write_report
-
         write_report(html, found, force)
     if as_json:
-        tables = {
-            sheet.title: [dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows] for sheet in found.sheets
-        }
-        whole = {"kind": found.kind, "path": found.path, "facts": found.facts, "notes": list(found.notes)}
-        console.say_json({**whole, **tables, "next": found.next})
-        return
-    if html:
+        console.say_json(found.as_json())
+    elif html:
         console.say(str(html))
     else:
-        _show(found)
-    if found.next:
+        show_report(found)
+    if found.next and not as_json:
         console.note(f"next: `{found.next}`")
 
 
-def _average(run: Path, ema: str) -> "Finding":
-    """What is known of an average of a run's weights."""
-    from dualdiff.generation.parse import parse_average
-    from dualdiff.inspection.ema import inspect_average
-
-    return inspect_average(run, *parse_average(ema))
-
-
-def _show(found: "Finding") -> None:
+def show_report(found: "Finding") -> None:
+    """Write a finding to stdout: facts, notes, tables."""
     console.say(f"{found.kind} {found.path.resolve()}")
     console.facts([(name, shown(value)) for name, value in found.facts.items()])
     for note in found.notes:

@@ -3,6 +3,7 @@
 Letters: T time in audio samples. Waveforms are (2, T).
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,15 @@ from dualdiff.core.files import refuse_existing
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.quality import Quality
 from dualdiff.core.types import Waveform
-from dualdiff.evaluation.baselines import Passed, Way, available, baseline, through
+from dualdiff.evaluation.baselines import Passed, Way, available, baseline, known, through
 from dualdiff.evaluation.metrics import measure
 from dualdiff.evaluation.spectrogram_image import Row, write_spectrograms
 from dualdiff.formats.base import Format
+
+log = logging.getLogger(__name__)
+
+LONGEST_S = 1200.0
+"""The length of a file that is sent through unless more is requested: some 3 GB of memory."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,15 @@ def roundtrip(
 ) -> RoundtripResult:
     """Send a file, or an excerpt, through a format and back; measure, and write audio and picture into `out`.
 
+    Without `duration_s`, all of it is sent; of a file longer than `LONGEST_S`, that much.
+
     Raises:
         DataError: the file cannot be read.
         UsageError: a file to be written is there already, and `force` is off.
         DualdiffError: the folder cannot be written to.
     """
     written, picture = _outputs(path, out, force)
+    duration_s = _part_of(path, duration_s)
     original = audio.read(path, sample_rate=format.sample_rate, start_s=start_s, duration_s=duration_s)
     _warm_up(format)
     passed = through(format, seed, quality)(original, format.sample_rate, progress)
@@ -109,12 +118,27 @@ def roundtrip(
     return RoundtripResult(path, start_s, length_s, passed.encode_s, passed.decode_s, metrics, written, picture)
 
 
-def require_free(paths: Sequence[Path], out: Path, force: bool = False) -> None:
-    """Refuse files that cannot all be written into the folder `out`, before any work is done.
+def _part_of(path: Path, duration_s: float | None) -> float | None:
+    """Return how much of a file to send through, seconds; reports what becomes of a long file, and of a mono one."""
+    info = audio.probe(path)
+    if info.channels == 1:
+        log.info("%s is mono: it goes through twice, as left and as right", path)
+    if duration_s is not None or info.duration_s <= LONGEST_S:
+        return duration_s
+    lasts, part = f"{info.duration_s / 60:.0f} min", f"{LONGEST_S / 60:.0f}"
+    log.info("%s lasts %s: its first %s go there and back (--seconds takes more)", path, lasts, part)
+    return LONGEST_S
+
+
+def require_possible(paths: Sequence[Path], out: Path | None, baselines: Sequence[str], force: bool = False) -> None:
+    """Refuse baselines that are not known, and files that cannot all be written into `out`, before any work is done.
 
     Raises:
-        UsageError: one is there already, and `force` is off; or two round trips would go into one file.
+        UsageError: there is no such baseline; a file is there already, and `force` is off; or two round trips would go
+            into one file.
     """
+    for name in baselines:
+        known(name)
     targets = [target for path in paths for target in _outputs(path, out, force) if target]
     twice = next((target for target, count in Counter(targets).items() if count > 1), None)
     if twice:

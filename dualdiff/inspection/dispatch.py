@@ -10,8 +10,10 @@ from dualdiff.core.files import has_key, size_of
 from dualdiff.core.progress import Progress, silent
 from dualdiff.data.latent_dataset import INDEX_NAME
 from dualdiff.data.manifest import LEDGER_NAME, read_ledger
+from dualdiff.generation.parse import parse_average
 from dualdiff.inspection.audio import clips_in, inspect_audio, inspect_clips, row_pairs
 from dualdiff.inspection.dataset import inspect_dataset
+from dualdiff.inspection.ema import inspect_average
 from dualdiff.inspection.latents import inspect_latent_file, inspect_latents
 from dualdiff.inspection.model import inspect_model
 from dualdiff.inspection.project_context import SETTINGS_NAME, Around
@@ -35,6 +37,8 @@ class Asked:
     """Whether to look for copies; None: of clips, but not of other audio."""
     part: str = ""
     """From when to when an audio file is listened to, START:END in seconds; empty: all of it."""
+    ema: str | None = None
+    """Of a run, an average of its weights, WIDTH or WIDTH@STEP; None: the run itself."""
 
 
 def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> Finding:
@@ -44,6 +48,8 @@ def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> 
         DataError: it does not exist, is nothing of dualdiff's and no audio, or is broken; or there is no such model.
         UsageError: what is asked of it is of another kind of thing.
     """
+    if asked.ema is not None:
+        return inspect_average(path, *parse_average(asked.ema))
     path = named_model(path)
     if not audio.file_of(path).exists():
         raise DataError(f"{path} does not exist", "check the path")

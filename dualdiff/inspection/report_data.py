@@ -97,3 +97,11 @@ class Finding:
     """Of a folder of clips."""
     next: str = ""
     """The command that is likely to come next."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all but charts and clips: each table by its title, as a list of rows by column."""
+        tables = {
+            sheet.title: [dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows] for sheet in self.sheets
+        }
+        whole = {"kind": self.kind, "path": self.path, "facts": self.facts, "notes": list(self.notes)}
+        return {**whole, **tables, "next": self.next}

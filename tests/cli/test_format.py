@@ -67,7 +67,7 @@ def test_a_quality_is_chosen_by_name(run_cli, music):
 
 
 def test_of_a_very_long_file_the_beginning_goes_through(run_cli, music, monkeypatch):
-    monkeypatch.setattr("dualdiff.cli.format.LONGEST_S", 0.5)
+    monkeypatch.setattr("dualdiff.evaluation.roundtrip.LONGEST_S", 0.5)
     file = music / "Bubble Bay" / "01 tune.flac"
     outcome = run_cli("format", "roundtrip", file, "--no-baselines", "--json", *QUICK)
     assert "go there and back" in outcome.stderr
