@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dualdiff.core.tensors import save_tensors, tensors_of
 from dualdiff.formats.base import FORMATS
-from dualdiff.models import VAE, UNet
+from dualdiff.models.unet import UNet
+from dualdiff.models.vae import VAE
 from dualdiff.project.settings import preset
 from dualdiff.training.ema import snapshots
 from dualdiff.training.preflight import disk_needed
