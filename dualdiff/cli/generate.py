@@ -78,6 +78,11 @@ Loop = Annotated[
     typer.Option("--loop/--no-loop", help="The end leads back to the beginning; loop points are in the tags."),
 ]
 Intro = Annotated[float | None, typer.Option(metavar="SECONDS", help="Put a lead-in of this length before the loop.")]
+Bpm = Annotated[
+    float | None,
+    typer.Option(metavar="TEMPO", help="Tempo, beats a minute; the seed draws one of the games' own unless said."),
+]
+Bars = Annotated[int | None, typer.Option(metavar="N", help="Length in bars, instead of --length.")]
 Loudness = Annotated[float | None, typer.Option(metavar="LUFS", help="Loudness of a clip; -60 to 0.")]
 Picture = Annotated[bool, typer.Option("--picture", help="Write a spectrogram beside each clip.")]
 Sidecar = Annotated[bool, typer.Option("--sidecar", help="Write the recipe and levels beside each clip, as JSON.")]
@@ -110,6 +115,8 @@ def generate(
     strength: Strength = None,
     loop: Loop = None,
     intro: Intro = None,
+    bpm: Bpm = None,
+    bars: Bars = None,
     loudness: Loudness = None,
     picture: Picture = False,
     sidecar: Sidecar = False,
@@ -143,6 +150,8 @@ def generate(
         "strength": strength,
         "loop": loop,
         "intro": intro,
+        "bpm": bpm,
+        "bars": bars,
         "loudness": loudness,
     }
     order = {flag: value for flag, value in said.items() if value is not None}

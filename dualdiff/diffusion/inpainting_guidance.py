@@ -21,6 +21,15 @@ Runs: TypeAlias = list[tuple[int, int, int]]
 """A window as runs of columns of the canvas: (first column of the window, of the canvas, length)."""
 
 
+Windows: TypeAlias = Sequence[tuple[int, Runs]]
+"""A batch of windows: the clip of each, and its runs."""
+
+
+def columns_of(values: Tensor, windows: Windows) -> Tensor:
+    """What windows see of values (B, ..., N) of clips: (windows, ..., W)."""
+    return torch.stack([torch.cat([values[clip, ..., at : at + n] for _, at, n in runs], -1) for clip, runs in windows])
+
+
 @dataclass(frozen=True)
 class Known:
     """Latents that are given.
@@ -40,14 +49,13 @@ class Known:
         """The denoiser that keeps what is kept and goes on from it where it is free."""
         return denoise if self.kept is None else conditioned_on(denoise, self.latents, self.kept)
 
-    def seen(self, windows: Sequence[tuple[int, Runs]]) -> "Known":
+    def seen(self, windows: Windows) -> "Known":
         """What windows see of it, each of a clip: a batch of them."""
-        parts = [torch.cat([self.latents[clip, ..., at : at + n] for _, at, n in runs], -1) for clip, runs in windows]
         kept = self.kept
         if kept is not None:
             kept = torch.stack([torch.cat([kept[at : at + n] for _, at, n in runs]) for _, runs in windows])
             kept = kept[:, None, None]
-        return Known(torch.stack(parts), kept)
+        return Known(columns_of(self.latents, windows), kept)
 
 
 def conditioned_on(denoise: Denoise, known: Latents, kept: Tensor, iterations: int = ITERATIONS) -> Denoise:

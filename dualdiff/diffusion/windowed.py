@@ -5,7 +5,7 @@ Letters: B batch, C channels, F rows, N columns of time on the canvas, W columns
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dualdiff.core.rng import Stream
 from dualdiff.core.types import Latents, Sigma
-from dualdiff.diffusion.inpainting_guidance import Known, Runs
+from dualdiff.diffusion.inpainting_guidance import Known, Runs, Windows, columns_of
 from dualdiff.diffusion.preconditioning import Denoise
 
 OVERLAP = 4
@@ -88,13 +88,20 @@ def lay_out(columns: int, *, longest: int, multiple: int = 1, ring: bool = False
     return Canvas(columns, False, longest, -(-(columns - overlap) // (longest - overlap)), overlap)
 
 
-def windowed(denoise: Denoise, canvas: Canvas, streams: Sequence[Stream], known: Known | None = None) -> Denoise:
+def windowed(
+    denoise: Denoise,
+    canvas: Canvas,
+    streams: Sequence[Stream],
+    known: Known | None = None,
+    at: Callable[[Windows], Denoise] | None = None,
+) -> Denoise:
     """Denoise a canvas window by window and average, smoothly weighted, where windows overlap.
 
     Time and work grow linearly with the canvas, one window of each clip at once. Clip k moves its windows by streams[k]
     alone. The windows of one step see one noisy canvas, and the next step starts from their
     average: so they agree before the details come (Bar-Tal et al. 2023, MultiDiffusion, arXiv 2302.08113). What is
     `known` is held, see `conditioned_on`, in each window by itself, so that memory stays bounded.
+    `at` gives the denoiser for windows, where it is another one in each, as their beats are.
     """
     if canvas.is_plain:
         return denoise if known is None else known.hold(denoise)
@@ -108,13 +115,13 @@ def windowed(denoise: Denoise, canvas: Canvas, streams: Sequence[Stream], known:
         layout = [[canvas.runs(place) for place in canvas.starts(stream, start)] for stream in streams]
         for index in range(canvas.count):
             batch = [(clip, layout[clip][index]) for clip in range(len(x))]
-            pieces = [torch.cat([x[clip, ..., at : at + n] for _, at, n in runs], -1) for clip, runs in batch]
-            held = denoise if known is None else known.seen(batch).hold(denoise)
-            denoised = held(torch.stack(pieces), sigma, start) * weight
+            own = denoise if at is None else at(batch)
+            held = own if known is None else known.seen(batch).hold(own)
+            denoised = held(columns_of(x, batch), sigma, start) * weight
             for (clip, runs), piece in zip(batch, denoised, strict=True):
-                for begin, at, n in runs:
-                    answer[clip, ..., at : at + n] += piece[..., begin : begin + n]
-                    total[clip, ..., at : at + n] += weight[begin : begin + n]
+                for begin, first, n in runs:
+                    answer[clip, ..., first : first + n] += piece[..., begin : begin + n]
+                    total[clip, ..., first : first + n] += weight[begin : begin + n]
         return answer / total
 
     return spread

@@ -28,11 +28,12 @@ FILES = {"from": 1, "init": 1, "morph": 2, "extend": 1, "inpaint": 1}
 PAIRS = {"morph": "two files", "extend": "a file and seconds", "inpaint": "a file and START:END"}
 """Flags of two words: in TOML a list of both, in CSV one cell, in which a file name with spaces stands in quotes."""
 
-NUMBERS = ("seed", "count", "strength", "intro")
+NUMBERS = ("seed", "count", "strength", "intro", "bpm", "bars")
 ROW = (*SETTINGS, "cfg-interval", "game", "sweep", "steps-between", "loop", *NUMBERS, *FILES, "name")
 """What a row may say."""
 
-WHOLE, REAL = ("seed", "count", "steps", "steps-between"), ("length", "cfg", "loudness", "strength", "intro")
+WHOLE = ("seed", "count", "steps", "steps-between", "bars")
+REAL = ("length", "cfg", "loudness", "strength", "intro", "bpm")
 """Which words of a CSV file are numbers."""
 
 YES_OR_NO = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}

@@ -18,6 +18,9 @@ SHORTEST_LOOP_S = 1.0
 """The shortest loop, seconds."""
 
 
+MIN_BPM, MAX_BPM = 40.0, 240.0
+"""The tempos that a clip can be given, beats a minute."""
+
 MAX_INTRO_S = 600.0
 """The longest lead-in, seconds."""
 

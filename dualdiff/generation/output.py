@@ -229,6 +229,8 @@ def again(path: Path, pipeline: "Pipeline", file_format: str | None = None) -> J
         strength=facts.strength,
         loop=facts.loop,
         intro_s=facts.intro_s,
+        bpm=facts.bpm or None,
+        beats_per_bar=facts.beats_per_bar if facts.bpm else None,
     )
     return Job(f"{shortened(path.stem)}-again", request, recipe)
 

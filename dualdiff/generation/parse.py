@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 from dualdiff.core.config import Source, build, plain, setting
 from dualdiff.core.errors import ConfigError, UsageError
 from dualdiff.core.files import is_file_name
-from dualdiff.generation.config import MAX_INTRO_S, MAX_LENGTH_S, SPAN_HINT, GenerateConfig, span_of
+from dualdiff.generation.config import (
+    MAX_BPM,
+    MAX_INTRO_S,
+    MAX_LENGTH_S,
+    MIN_BPM,
+    SPAN_HINT,
+    GenerateConfig,
+    span_of,
+)
 from dualdiff.generation.label_weights import parse_games
 from dualdiff.generation.output import LONGEST_STEM, VARIATION_STRENGTH, Job, again, given, named, shortened, slug
 from dualdiff.generation.request import Request, Rewrite
@@ -50,6 +58,8 @@ class Numbers:
     steps_between: int = setting(5, "clips of a sweep, from one game to the other", minimum=2, maximum=1000)
     strength: float = setting(VARIATION_STRENGTH, "how far a variation strays", above=0, maximum=1)
     intro: float = setting(0.0, "length of a lead-in before the loop, seconds", above=0, maximum=MAX_INTRO_S)
+    bpm: float = setting(0.0, "the tempo, beats a minute", minimum=MIN_BPM, maximum=MAX_BPM)
+    bars: int = setting(0, "the length in bars", minimum=1, maximum=1024)
 
 
 def settings_of(order: Order) -> dict[str, Any]:
@@ -143,7 +153,7 @@ def jobs_of(order: Order, pipeline: "Pipeline", config: GenerateConfig, changed:
 
 def _numbers(order: Order) -> Numbers:
     said: dict[str, Any] = {}
-    for flag in ("seed", "count", "steps-between", "strength", "intro"):
+    for flag in ("seed", "count", "steps-between", "strength", "intro", "bpm", "bars"):
         if flag in order:
             key = flag.replace("-", "_")
             _built(Numbers, {key: order[flag]}, flag)
@@ -160,6 +170,8 @@ APART = (
     *((one, other) for place, one in enumerate(MADE_FROM) for other in MADE_FROM[place + 1 :]),
     *(("loop", flag) for flag in ("morph", "extend", "inpaint")),
     *((flag, of_all) for flag in ("extend", "inpaint") for of_all in ("length", "loudness")),
+    *((flag, tempo) for flag in MADE_FROM for tempo in ("bpm", "bars")),
+    ("length", "bars"),
 )
 """Flags that make no sense together."""
 
@@ -193,7 +205,9 @@ def _over(config: GenerateConfig, settings: Mapping[str, Any]) -> GenerateConfig
 
 
 def _with_source(request: Request, order: Order, numbers: Numbers, pipeline: "Pipeline") -> Request:
-    request = replace(request, loop=bool(order.get("loop")), intro_s=numbers.intro)
+    request = replace(
+        request, loop=bool(order.get("loop")), intro_s=numbers.intro, bpm=numbers.bpm or None, bars=numbers.bars
+    )
     if "extend" in order or "inpaint" in order:
         rewrite = _rewrite(order, pipeline)
         length_s = max(rewrite.end_s, rewrite.clip.original.shape[-1] / rewrite.clip.original_rate)
@@ -276,6 +290,9 @@ def _varied_recipe(order: Order, settings: Mapping[str, Any], numbers: Numbers, 
         strength=numbers.strength if "strength" in order else request.strength,
         loop=loop,
         intro_s=numbers.intro if "intro" in order else request.intro_s if loop else 0.0,
+        bpm=numbers.bpm if "bpm" in order else request.bpm,
+        beats_per_bar=None if "bpm" in order else request.beats_per_bar,
+        bars=numbers.bars,
     )
     requests = [replace(request, seed=request.seed + index) for index in range(numbers.count)]
     changes = "-".join(slug(f"{flag}{_short(value)}") for flag, value in (told or musical).items() if flag != "count")

@@ -27,12 +27,13 @@ from dualdiff.core.errors import DataError, UsageError, did_you_mean
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.quality import Quality
 from dualdiff.core.rng import Stream
-from dualdiff.core.types import Latents, Waveform
-from dualdiff.diffusion.inpainting_guidance import Known
+from dualdiff.core.types import Latents, Rhythm, Waveform
+from dualdiff.diffusion.inpainting_guidance import Known, Windows, columns_of
 from dualdiff.diffusion.preconditioning import Denoise, Denoiser, autoguided, guided
 from dualdiff.diffusion.sampler import SAMPLERS, draw_noise, sigma_schedule
 from dualdiff.diffusion.windowed import lay_out, windowed
 from dualdiff.formats.stft import reflected
+from dualdiff.generation import rhythm
 from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.inpainting import FADE_S, morphed, rise, spliced, stretch
 from dualdiff.generation.recipe import sealed
@@ -182,6 +183,10 @@ class Pipeline:
             together += [same[first : first + size] for first in range(0, len(same), size)]
         return together
 
+    def settled(self, request: Request) -> Request:
+        """The request with its tempo, and the length that follows from its bars; see `rhythm.settled`."""
+        return rhythm.settled(request, self.model.unet.config.rhythm, rhythm.tempos_of(self.model.facts))
+
     def render(self, requests: Sequence[Request], progress: Progress = silent) -> Iterator[Clip]:
         """Write the clips of one of the `batches`, in order, as each is decoded.
 
@@ -189,6 +194,7 @@ class Pipeline:
             UsageError: an unknown game, or noise levels that cannot be; before anything is computed.
             ValueError: the requests cannot be sampled together.
         """
+        requests = [self.settled(request) for request in requests]
         if len({self._kind(request) for request in requests}) > 1:
             raise ValueError("a batch is of one length and one kind")
         if requests[0].rewrite is not None:
@@ -224,7 +230,9 @@ class Pipeline:
         latents = torch.cat([loop.new_zeros(*loop.shape[:-1], lead), loop[..., places.to(loop.device)]], -1)
         kept = (torch.arange(columns) >= lead).float().to(self.device)
         new = replace(request, strength=1.0)  # what a loop varies says nothing of what comes before it
-        sampled = self.sample([new], known=Known(latents, kept), purpose="intro")
+        grid = rhythm.grid_of(request, self._column_s, loop.shape[-1])
+        beats = None if grid is None else rhythm.channels(grid, self._column_s, columns, lead)[None]
+        sampled = self.sample([new], known=Known(latents, kept), purpose="intro", beats=beats)
         start, fade = lead * self.codec.column, round(FADE_S * self.format.sample_rate)
         length = self.codec.num_samples(columns)
         goes_on = waveform[:, torch.arange(length - start) % waveform.shape[-1]]
@@ -259,8 +267,11 @@ class Pipeline:
         goes_on = reflected(part, length - part.shape[-1])[:, length - part.shape[-1] :] if part.numel() else part
         known = self.codec.encode(goes_on)
         steps = request.config.steps
+        grid = rhythm.grid_of_clip(given, rate) if self.model.unet.config.rhythm else None
+        start = -seen.start / self.codec.column
         latents = self.sample(
             [request],
+            beats=None if grid is None else rhythm.channels(grid, self._column_s, seen.columns, start)[None],
             known=Known(known, seen.kept.to(self.device)),
             progress=_share(progress, 0, steps, steps + DECODE_STEPS),
         )
@@ -279,13 +290,14 @@ class Pipeline:
         ring: bool = False,
         known: Known | None = None,
         purpose: str = "noise",
+        beats: Rhythm | None = None,
         progress: Progress = silent,
     ) -> Latents:
         """The normalised latents (B, C, F, N) of requests of one kind: all sampling goes through here.
 
         What is longer than the crops that the UNet was trained on goes through it in windows; so does a `ring`, whose
         end leads back to its beginning. `known` latents are started from, at the requests' strength, and held where
-        they are kept; those of a request's own `init` unless given.
+        they are kept; those of a request's own `init` unless given. So are `beats` (B, R, N).
         """
         first = requests[0]
         labels = self._labels(requests)
@@ -295,18 +307,35 @@ class Pipeline:
         noise = draw_noise([stream.torch(purpose) for stream in streams], shape, self.device)
         known = known or self._varied(requests, shape[-1])
         canvas = lay_out(shape[-1], longest=self.longest, multiple=self.codec.column_multiple, ring=ring)
-        denoise = windowed(self._guided(labels, first.config), canvas, streams, known)
+        beats = self._beats(requests, shape[-1]) if beats is None else beats.to(self.device)
+
+        def in_windows(windows: Windows) -> Denoise:
+            return self._guided(labels, first.config, None if beats is None else columns_of(beats, windows))
+
+        denoise = windowed(self._guided(labels, first.config, beats), canvas, streams, known, at=in_windows)
         if known is not None:
             noise = known.start(noise, sigmas[0].item())
         sampler = SAMPLERS[first.config.sampler]
         return sampler(denoise, noise, sigmas, lambda done, total: progress(done, total, "sampling"))
 
-    def _guided(self, labels: Tensor, config: GenerateConfig) -> Denoise:
+    @property
+    def _column_s(self) -> float:
+        return self.codec.column / self.format.sample_rate
+
+    def _beats(self, requests: Sequence[Request], columns: int) -> Rhythm | None:
+        """The rhythm (B, R, N) of requests; None where none has any, or the model knows none."""
+        if not self.model.unet.config.rhythm:
+            return None
+        beats = rhythm.of_requests(requests, self._column_s, columns, self.format.sample_rate)
+        return None if beats is None else beats.to(self.device)
+
+    def _guided(self, labels: Tensor, config: GenerateConfig, beats: Rhythm | None = None) -> Denoise:
         interval = (config.cfg_sigma_min, config.cfg_sigma_max)
+        denoiser = self._denoiser if beats is None else replace(self._denoiser, rhythm=beats)
         if self.guide is not None:
-            worse = Denoiser(self.guide.unet, SIGMA_DATA)
-            return autoguided(self._denoiser, worse, labels, config.cfg_scale, interval)
-        return guided(self._denoiser, labels, config.cfg_scale, interval)
+            worse = Denoiser(self.guide.unet, SIGMA_DATA, beats if self.guide.unet.config.rhythm else None)
+            return autoguided(denoiser, worse, labels, config.cfg_scale, interval)
+        return guided(denoiser, labels, config.cfg_scale, interval)
 
     def _finished(
         self, request: Request, waveform: Waveform, loop: tuple[int, int] | None = None, rate: int = 0
@@ -332,7 +361,8 @@ class Pipeline:
         """What the requests of one batch share."""
         config = replace(request.config, **{name: getattr(DEFAULTS, name) for name in NOT_SAMPLED})
         sources = request.init is not None, request.morph is not None, request.rewrite is not None
-        return self._shape(request), config, sources, request.strength, request.loop, request.intro_s
+        shape = self._shape(self.settled(request))
+        return shape, config, sources, request.strength, request.loop, request.intro_s
 
     def _shape(self, request: Request) -> tuple[int, int, int]:
         """(C, F, N) of the latents of a request: long enough for its length, and a whole multiple."""

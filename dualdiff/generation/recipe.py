@@ -13,7 +13,15 @@ from typing import Any
 from dualdiff.core.config import Source, build, setting
 from dualdiff.core.errors import ConfigError, DataError
 from dualdiff.core.files import hash_of, read_json
-from dualdiff.generation.config import MAX_INTRO_S, MAX_LENGTH_S, NOT_OF_THE_MUSIC, SHORTEST_S, GenerateConfig
+from dualdiff.generation.config import (
+    MAX_BPM,
+    MAX_INTRO_S,
+    MAX_LENGTH_S,
+    MIN_BPM,
+    NOT_OF_THE_MUSIC,
+    SHORTEST_S,
+    GenerateConfig,
+)
 
 CHECK = "check"
 """The key of the check sum."""
@@ -45,6 +53,8 @@ class Facts:
     strength: float = setting(1.0, "how far a variation strays", above=0, maximum=1)
     loop: bool = setting(False, "whether the clip is a loop")
     intro_s: float = setting(0.0, "length of the lead-in before it, seconds", minimum=0, maximum=MAX_INTRO_S)
+    bpm: float = setting(0.0, "the tempo, beats a minute", minimum=MIN_BPM, maximum=MAX_BPM)
+    beats_per_bar: int = setting(0, "beats of a bar, 0 where bars are not known", minimum=0, maximum=32)
     start_s: float = setting(0.0, "where a clip is written anew, seconds", minimum=0, maximum=MAX_LENGTH_S)
     end_s: float = setting(0.0, "up to where, seconds", minimum=0, maximum=MAX_LENGTH_S)
 
@@ -107,7 +117,8 @@ def wanted(recipe: Mapping[str, Any], where: str, file_format: str) -> Wanted:
     """
     known = {field.name for field in fields(GenerateConfig)} - set(NOT_OF_THE_MUSIC)
     made_from = {key: recipe[key] for key in SOURCES if recipe.get(key) is not None}
-    table = {key: recipe[key] for key in ("seed", "length_s", "loop", "intro_s") if key in recipe}
+    plain_facts = ("seed", "length_s", "loop", "intro_s", "bpm", "beats_per_bar")
+    table = {key: recipe[key] for key in plain_facts if key in recipe}
     for key, source in made_from.items():
         said = source if isinstance(source, dict) else {}
         table |= {fact: said.get(fact) for fact in SOURCES[key]}

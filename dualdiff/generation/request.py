@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from dualdiff import audio
 from dualdiff.core.errors import UsageError
 from dualdiff.generation.config import (
+    MAX_BPM,
     MAX_INTRO_S,
     MAX_LENGTH_S,
+    MIN_BPM,
     NOT_OF_THE_MUSIC,
     SHORTEST_LOOP_S,
     SHORTEST_S,
@@ -117,6 +119,12 @@ class Request:
     """Whether the end leads back to the beginning."""
     intro_s: float = 0.0
     """How long a lead-in comes before the loop, seconds."""
+    bpm: float | None = None
+    """Its tempo, beats a minute; None leaves it to the seed."""
+    beats_per_bar: int | None = None
+    """None leaves them to the tempo; 0 where bars are not known."""
+    bars: int = 0
+    """How many bars long it is, whatever `length_s` says; 0 where that says it."""
 
     def __post_init__(self) -> None:
         if not SHORTEST_S <= self.length_s <= MAX_LENGTH_S:
@@ -131,7 +139,14 @@ class Request:
                 "it is above 0 (nearly the same) and at most 1 (nearly free)",
             )
         refuse_weights(self.games)
+        self._refuse_tempo()
         self._refuse_what_does_not_fit()
+
+    def _refuse_tempo(self) -> None:
+        if self.bpm is not None and not MIN_BPM <= self.bpm <= MAX_BPM:
+            raise UsageError(f"a tempo of {self.bpm:g} cannot be", f"it is {MIN_BPM:g} to {MAX_BPM:g} beats a minute")
+        if (self.bpm is not None or self.bars) and (self.rewrite is not None or self.init is not None):
+            raise UsageError("what is made of a clip has that clip's tempo", "leave out --bpm and --bars")
 
     def _refuse_what_does_not_fit(self) -> None:
         if self.rewrite is not None and (self.loop or self.init is not None):
@@ -167,6 +182,8 @@ class Request:
             facts["rewrite"] = {**self.rewrite.clip.named(), **part}
         if self.loop:
             facts |= {"loop": True, "intro_s": self.intro_s}
+        if self.bpm is not None:
+            facts |= {"bpm": self.bpm, "beats_per_bar": self.beats_per_bar}
         return facts
 
 

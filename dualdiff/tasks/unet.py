@@ -193,11 +193,14 @@ def _needed_to_generate(index: LatentIndex, space: LatentSpace, columns: int) ->
         "latent_std": list(space.std),
         "sigma_min": space.sigma_min,
         "crop_columns": columns,
-        "tempos_bpm": _tempos(index),
+        "tempos": _tempos(index),
     }
 
 
-def _tempos(index: LatentIndex) -> dict[str, list[float]]:
-    """Return the tempos of each game's tracks to train on whose beats are known."""
-    tracks = [(track.game, track.grid) for track in index.tracks_of("train")]
-    return {game: sorted(round(grid.bpm, 2) for own, grid in tracks if grid and own == game) for game in index.games}
+def _tempos(index: LatentIndex) -> dict[str, list[tuple[float, int]]]:
+    """Return tempo and beats per bar (0 if not known) of each game's tracks to train on whose beats are known."""
+    found: dict[str, list[tuple[float, int]]] = {game: [] for game in index.games}
+    for track in index.tracks_of("train"):
+        if track.grid:
+            found[track.game].append((round(track.grid.bpm, 2), track.grid.beats_per_bar))
+    return {game: sorted(own) for game, own in found.items()}
