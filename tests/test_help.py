@@ -13,7 +13,7 @@ HEAVY = (
 
 COMMANDS = (
     "", "init", "doctor", "dataset", "dataset scan", "format", "format roundtrip", "format test", "vae", "vae train",
-    "encode", "unet", "unet train", "generate", "inspect",
+    "vae test", "encode", "unet", "unet train", "unet test", "generate", "inspect",
 )  # fmt: skip
 
 SCRIPT = """

@@ -4,7 +4,7 @@ Each row of features is of a few seconds, each group of rows of one track or cli
 one group are alike: so intervals come from drawing groups again. Letters: N rows, D features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,3 +95,12 @@ def with_interval(distance: Distance, x: list[Tensor], y: list[Tensor], draws: i
     tail = (1 - SHARE) / 2
     low, high = (found.nanquantile(share).item() for share in (tail, 1 - tail))
     return Estimate(distance(rows_x, rows_y, None, None), low, high)
+
+
+def interval_of_mean(values: Sequence[float], draws: int = 1000, seed: int = 0) -> Estimate:
+    """The mean of some values with the interval that drawing them again gives (Efron 1979)."""
+    every = torch.tensor(values, dtype=torch.float64)
+    picks = torch.randint(len(every), (draws, len(every)), generator=torch.Generator().manual_seed(seed))
+    means, tail = every[picks].mean(dim=1), (1 - SHARE) / 2
+    low, high = (means.quantile(share).item() for share in (tail, 1 - tail))
+    return Estimate(every.mean().item(), low, high)

@@ -166,11 +166,15 @@ class CopyFinder:
         """What a clip of a length may have copied, from its series (D, M) by space; those may start later in it.
 
         Raises:
-            DataError: it is shorter than a passage.
+            DataError: its features are shorter than a passage; those of audio lack 2.4 s at the ends.
         """
         found = {name: _search(self.spaces[name], own) for name, own in series.items()}
         if not any(len(starts) for starts, _ in found.values()):
-            raise DataError(f"it is shorter than {PASSAGE_S:g} s", "what a clip may have copied is told of longer ones")
+            longest_s = max((own.shape[1] * self.spaces[name].step_s for name, own in series.items()), default=0.0)
+            raise DataError(
+                f"its features span {longest_s:.1f} s, and a passage to compare takes {PASSAGE_S:g} s",
+                "clips of 8 s or more can be compared",
+            )
         known = self.calibration
         matches = [match for name, own in found.items() for match in self._matches(name, start_s, *own)]
         matches.sort(key=lambda match: match.scaled)

@@ -82,13 +82,13 @@ def _mel_filters(sample_rate: int, bands: int, n_fft: int = 2048) -> Tensor:
 
 def chroma_cosine(estimate: Waveform, target: Waveform, sample_rate: int) -> float:
     """Cosine of the magnitudes of the twelve pitch classes, mean over frames weighted by level; 1 is best."""
-    one, other = (_chroma(waveform, sample_rate) for waveform in (estimate, target))
+    one, other = (chroma(waveform, sample_rate) for waveform in (estimate, target))
     cosine = torch.nn.functional.cosine_similarity(one, other, dim=0, eps=1e-12)
     return _weighted_mean(cosine, other.norm(dim=0), empty=1.0)
 
 
-def _chroma(waveform: Waveform, sample_rate: int) -> Tensor:
-    """(12, N), from 100 to 5000 Hz, of the mean of the channels; A is class 0, at 440 Hz."""
+def chroma(waveform: Waveform, sample_rate: int) -> Tensor:
+    """Magnitudes of the pitch classes, (12, N), 100 to 5000 Hz, of the mean of the channels; class 0 is A (440 Hz)."""
     n_fft = 8192
     magnitudes = spectrogram(waveform.mean(0, keepdim=True), n_fft, n_fft // 4)[0]
     frequencies = torch.arange(n_fft // 2 + 1, device=waveform.device) * (sample_rate / n_fft)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from dualdiff.core.types import Waveform
 from dualdiff.evaluation.memorization import Copies
 
 
@@ -62,6 +63,16 @@ class Recording:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlayedWaveform:
+    """Audio to play that no file holds: a waveform (C, T), and what it is in words."""
+
+    title: str
+    words: str
+    waveform: Waveform
+    sample_rate: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClipSummary:
     """A clip of a folder, and what is known of it."""
 
@@ -78,7 +89,7 @@ class ClipSummary:
     details: Mapping[str, Any]
 
 
-Chart: TypeAlias = Bars | Histogram | Lines | Recording | Scatter
+Chart: TypeAlias = Bars | Histogram | Lines | PlayedWaveform | Recording | Scatter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from dualdiff import audio
-from dualdiff.inspection.report_data import Bars, Histogram, Lines, Recording, Scatter
+from dualdiff.inspection.report_data import Bars, Histogram, Lines, PlayedWaveform, Recording, Scatter
 from dualdiff.inspection.report_data import Chart as PlainChart
 from dualdiff.pages.embed import data_uri, picture_of, playable, player
 
@@ -71,6 +71,9 @@ def figures(charts: Sequence[PlainChart]) -> str:
 
 
 def _drawn(chart: PlainChart) -> list[Chart]:
+    if isinstance(chart, PlayedWaveform):
+        content, suffix = playable(None, chart.waveform, chart.sample_rate)
+        return [Sound(title=chart.title, content=content, suffix=suffix, words=chart.words)]
     if not isinstance(chart, Recording):
         return [chart]
     start_s, end_s = chart.part or (0.0, None)

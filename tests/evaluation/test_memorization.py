@@ -217,7 +217,7 @@ def test_bits_are_signs_and_silence_is_nothing():
 
 
 def test_what_cannot_be_compared_is_said(look, tmp_path):
-    with pytest.raises(DataError, match="shorter than 4 s"):
+    with pytest.raises(DataError, match="a passage to compare takes 4 s"):
         look(tune(1, 40))
     with pytest.raises(DataError, match="no training track"):
         latent_space(write_latents(tmp_path / "none", [("A", "validation", tune(1, 100))]))
