@@ -124,6 +124,9 @@ class Devices(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let a call with a device do its work on the CPU, and its result lie on that device."""
         kwargs = kwargs or {}
+        if any(is_meta(value) for value in (*args, kwargs.get("device"))):  # a device of its own, without numbers
+            args, kwargs = tree_map_only(OnGPU, lambda value: value.held, (args, kwargs))
+            return func(*args, **kwargs)
         if func is Tensor.cuda or func is Tensor.cpu:
             func, args = Tensor.to, (args[0], OnGPU.there if func is Tensor.cuda else CPU)
         if func is torch.nn.functional.one_hot and isinstance(args[0], OnGPU):  # counts on the device that C++ sees
@@ -142,6 +145,11 @@ class Devices(TorchFunctionMode):
 def is_device(value: Any) -> bool:
     """Whether an argument names a device."""
     return isinstance(value, torch.device) or (isinstance(value, str) and value.partition(":")[0] in KINDS)
+
+
+def is_meta(value: Any) -> bool:
+    """Whether an argument names the device of tensors without numbers."""
+    return isinstance(value, str | torch.device) and str(value) == "meta"
 
 
 def asked(func: Any, args: Any, kwargs: dict[str, Any]) -> torch.device | None:

@@ -28,6 +28,7 @@ def on_gpu(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("on a GPU")
     for name in ("dualdiff.toml", "dataset.jsonl"):
         shutil.copy(chain / name, folder / name)
+    (folder / "music").symlink_to((chain / "music").resolve())
     with pretended():
         for command in (["vae", "train"], ["encode"], ["unet", "train", "--force"]):
             assert cli.run([*command, "--project", str(folder), *tiny_settings(), *AS_THE_CPU]) == 0, command
