@@ -94,7 +94,8 @@ class MPConv(nn.Module):
     The stored weight is raw, N(0, 1) at first. The forward pass normalises it differentiably, which projects the
     gradient onto the sphere; `renormalise` puts the stored weight back on the sphere after each optimizer step (EDM2
     section 2.3); `bake` stores the used weight once and for all, for inference. Where `normalises` is False, the
-    forward pass takes the stored weight as it is, and the gradient keeps its part along the weight.
+    forward pass of training takes the stored weight as it is, and the gradient keeps its part along the weight. Outside
+    of training the weight is normalised always: an average of weights on the sphere lies inside of it.
     """
 
     baked: bool
@@ -115,7 +116,7 @@ class MPConv(nn.Module):
             weight = self.weight.to(dtype)
             return weight if gain == 1.0 else weight * gain
         scale = gain / math.sqrt(self.weight[0].numel())
-        if not self.normalises:
+        if self.training and not self.normalises:
             return (self.weight * scale).to(dtype)
         return unit(self.weight, tuple(range(1, self.weight.ndim)), scale).to(dtype)
 
@@ -140,7 +141,7 @@ def renormalise(module: nn.Module) -> None:
 
 
 def normalise_after_updates_only(module: nn.Module) -> None:
-    """Let the forward pass take the stored weights as they are; `renormalise` alone keeps them on the sphere."""
+    """Let the forward pass of training take stored weights as they are; `renormalise` alone keeps them normalised."""
     renormalise(module)
     for layer in module.modules():
         if isinstance(layer, MPConv):
@@ -149,8 +150,8 @@ def normalise_after_updates_only(module: nn.Module) -> None:
 
 @torch.no_grad()
 def bake(module: nn.Module, dtype: torch.dtype) -> None:
-    """Replace every stored weight by the used one, convolutions in `dtype`: faster, and for inference only."""
-    for layer in module.modules():
+    """Replace every stored weight by the one used in evaluation mode, convolutions in `dtype`: for inference only."""
+    for layer in module.eval().modules():
         if isinstance(layer, MPConv) and not layer.baked:
             kept = dtype if layer.weight.ndim == 4 else torch.float32  # the embedding path stays float32
             layer.weight = nn.Parameter(layer.used_weight(kept), requires_grad=False)

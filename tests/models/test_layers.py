@@ -119,6 +119,19 @@ def test_normalisation_after_updates_only_keeps_the_output_but_not_the_projectio
     assert along.abs().min() > 1e-3, "the gradient keeps its part along the weight"
 
 
+def test_an_average_of_weights_is_normalised_outside_of_training() -> None:
+    """Averages of points on a sphere lie inside of it: measured, exported and rebuilt ones act as normalised ones."""
+    layer, twin, x = MPConv(6, 5), MPConv(6, 5), torch.randn(2, 6, 4, 4)
+    normalise_after_updates_only(layer)
+    layer.weight.data.lerp_(torch.randn_like(layer.weight), 0.5)
+    twin.load_state_dict(layer.state_dict())
+    assert layer(x).norm() < 0.9 * twin(x).norm(), "in training it is taken as it is"
+    assert torch.equal(layer.eval()(x), twin(x))
+    layer.train()
+    bake(layer, torch.float32)
+    assert torch.equal(layer(x), twin(x))
+
+
 def test_baked_weights_give_the_same_output() -> None:
     block = Block(4, 8, "encoder", embedding=16)
     x, embedding = torch.randn(1, 4, 8, 8), torch.randn(1, 16)
