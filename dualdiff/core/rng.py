@@ -13,8 +13,14 @@ import torch
 
 def derive_seed(seed: int, *path: int | str) -> int:
     """A 63-bit seed for the place `path` under `seed`; different paths give independent seeds (BLAKE2b)."""
-    text = "/".join([str(int(seed)), *(f"{type(part).__name__[0]}{part}" for part in path)])
+    text = "/".join([str(int(seed)), *map(_named, path)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _named(part: int | str) -> str:
+    """A part of a path with its kind, its slashes escaped: a bare one stands between parts only."""
+    text = str(part).replace("\\", "\\\\").replace("/", "\\/")
+    return f"{type(part).__name__[0]}{text}"
 
 
 @dataclass(frozen=True)

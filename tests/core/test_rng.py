@@ -24,6 +24,21 @@ def test_seeds_never_change_between_versions() -> None:
     assert derive_seed(5, "step", 12) == 725189226614196695
 
 
+def test_no_two_paths_share_a_seed_whatever_is_in_their_names() -> None:
+    paths = [
+        ("a/i5",),
+        ("a", 5),
+        ("a", "5"),
+        ("a\\", 5),
+        ("a\\/i5",),
+        ("a/", 5),
+        ("a", "/i5"),
+        ("a", "", 5),
+        ("a//i5",),
+    ]
+    assert len({derive_seed(0, *path) for path in paths}) == len(paths)
+
+
 def test_numpy_and_torch_streams_are_uniform() -> None:
     values = [Stream(0).at(index).numpy("x").random() for index in range(2000)]
     histogram = np.histogram(values, bins=10, range=(0, 1))[0]
