@@ -86,7 +86,7 @@ def latents_of(kind: str, seed: int, scale: float, work: Path, vaes: Path | None
 def measured(run: Path) -> dict[str, float]:
     """The last denoising errors on held-out latents, by noise level, and their mean."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    key = "validation/denoising at sigma "
+    key = "validation/denoising/sigma_"
     last = [line for line in lines if any(name.startswith(key) for name in line)][-1]
     errors = {name.removeprefix(key): value for name, value in last.items() if name.startswith(key)}
     errors = {f"sigma {level}": value for level, value in errors.items() if level.replace(".", "").isdigit()}

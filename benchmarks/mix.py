@@ -15,10 +15,10 @@ from statistics import median
 
 import torch
 
-from dualdiff.data.encode import latents_of
 from dualdiff.evaluation.game_classifier import load_mix
 from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
+from dualdiff.model_store.autoencoder import latents_of
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SEEDS = (1, 2)
@@ -49,7 +49,7 @@ def main() -> None:
         for seed, share in itertools.product(SEEDS, SHARES):
             games = {name: own for name, own in zip(pair, (share, 1 - share), strict=True) if own}
             clip = pipeline.generate(games, length_s=LENGTH_S, seed=seed, config=CONFIG)
-            shares = meter.shares(latents_of([clip.waveform], pipeline.model.vae_model))
+            shares = meter.shares(latents_of(pipeline.model.vae_model, [clip.waveform]))
             both = shares[pair[0]] + shares[pair[1]]
             found.setdefault(pair, []).append((share, shares[pair[0]] / both, both))
         print(f"{pair}: {time.perf_counter() - start:.0f} s", file=sys.stderr)

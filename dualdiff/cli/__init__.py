@@ -110,11 +110,28 @@ def _command() -> Any:
 
 
 def _global_flags_first(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """The arguments with the flags that may stand anywhere moved to the front, and whether `--debug` is among them."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    flags = [word for word in arguments[:end] if word in ANYWHERE]
-    rest = [word for index, word in enumerate(arguments) if index >= end or word not in ANYWHERE]
+    """The arguments with the flags that may stand anywhere moved to the front, and whether `--debug` is among them.
+
+    What follows an option that takes a value is that value: `--name -v` names a clip "-v".
+    """
+    flags: list[str] = []
+    rest: list[str] = []
+    command, takes_value = _command(), False
+    for index, word in enumerate(arguments):
+        if word == "--" and not takes_value:
+            rest += arguments[index:]
+            break
+        is_flag = word in ANYWHERE and not takes_value
+        (flags if is_flag else rest).append(word)
+        takes_value = not takes_value and word in _with_values(command)
+        command = getattr(command, "commands", {}).get(word, command)
     return flags + rest, "--debug" in flags
+
+
+def _with_values(command: Any) -> set[str]:
+    """The options of a command that take a value."""
+    options = (own for own in command.params if own.param_type_name == "option")
+    return {name for own in options if not own.is_flag and not own.count for name in own.opts}
 
 
 def _explain(error: BaseException) -> int:

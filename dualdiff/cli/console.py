@@ -4,8 +4,10 @@ Rich is imported only when something is shown that needs it, so that `--help` an
 """
 
 import json
+import logging
 import math
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -30,6 +32,13 @@ PIPED_WIDTH = 160
 """Columns of a table that is not shown on a terminal."""
 
 
+COLUMN_GAP = 2
+"""Spaces between columns."""
+
+FOLDED = 16
+"""A column of text is never folded to fewer letters than this; one of numbers is never folded."""
+
+
 @dataclass
 class Verbosity:
     """How much is told besides results and errors; set once by the command line."""
@@ -45,8 +54,6 @@ verbosity = Verbosity()
 
 def set_verbosity(quiet: bool, verbose: bool) -> None:
     """Decide how much is told, by the commands and by the log of the package."""
-    import logging
-
     verbosity.quiet, verbosity.verbose, verbosity.errors_only = quiet, verbose, False
     handler = logging.StreamHandler(_CurrentStderr())
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -60,8 +67,6 @@ def share_work() -> None:
 
     Their errors are still shown, unless each process meets them.
     """
-    import logging
-
     if launched_rank():
         verbosity.quiet = verbosity.errors_only = True
         logging.getLogger("dualdiff").setLevel(logging.ERROR)  # what the others would warn of, the first one does
@@ -70,36 +75,51 @@ def share_work() -> None:
 
 
 class _CurrentStderr:
-    """Writes to whatever stderr is at the time: a progress bar puts its own in its place while it is shown."""
+    """Writes a message as one line to whatever stderr is at the time: a progress bar puts its own in its place."""
 
     def write(self, text: str) -> None:
-        sys.stderr.write(text)
+        sys.stderr.write(in_a_line(text.removesuffix("\n")) + "\n")
 
     def flush(self) -> None:
         sys.stderr.flush()
 
 
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]")
+"""Letters that a terminal takes as commands, or that change the order of the others; not a line's end nor a tab."""
+
+
+def visible(text: str) -> str:
+    """A text whose control letters are written out: names of files may hold any, and a terminal would obey them."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def in_a_line(text: str) -> str:
+    """A text as one line, such as a file's name."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def say(text: str) -> None:
     """A line of the result, to stdout."""
     if not verbosity.errors_only:
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{visible(text)}\n")
 
 
 def note(text: str) -> None:
     """A line about what is going on, to stderr; not under `-q`."""
     if not verbosity.quiet:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{in_a_line(text)}\n")
 
 
 def detail(text: str) -> None:
     """A line that only `-v` shows, to stderr."""
     if verbosity.verbose and not verbosity.quiet:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{in_a_line(text)}\n")
 
 
 def say_json(value: Any) -> None:
     """The result as strict JSON, to stdout; what JSON cannot say (inf, nan) is null."""
-    say(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+    written = json.dumps(_finite(value), indent=2, ensure_ascii=False)
+    say(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", written))
 
 
 def _finite(value: Any) -> Any:
@@ -114,27 +134,41 @@ def _finite(value: Any) -> Any:
 
 def show_error(message: str, hint: str = "", word: str = "error") -> None:
     """One line that says what, where and why, and one that says what to do, to stderr."""
-    sys.stderr.write(f"{word}: {' '.join(message.split())}\n")
+    sys.stderr.write(f"{word}: {visible(' '.join(message.split()))}\n")
     if hint:
-        sys.stderr.write(f"hint: {' '.join(hint.split())}\n")
+        sys.stderr.write(f"hint: {visible(' '.join(hint.split()))}\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
-    """A table to stdout; columns that hold numbers only are set flush right."""
+    """A table to stdout; columns that hold numbers only are set flush right.
+
+    Where the terminal is too narrow for it, each row becomes a list of named values.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    texts = [[text(cell) for cell in row] for row in rows]
+    columns = [in_a_line(name) for name in columns]
+    texts = [[in_a_line(text(cell)) for cell in row] for row in rows]
+    needed = -COLUMN_GAP
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in rows)
-        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        longest = max((len(row[index]) for row in texts), default=0)
+        least = max(longest, len(name)) if numeric else min(max(longest, len(name)), FOLDED)
+        needed += least + COLUMN_GAP
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric, min_width=least)
     for row in texts:
         grid.add_row(*(Text(cell) for cell in row))
     if title:  # not Rich's: that would be broken where the table is narrower
-        say(title)
-    _console().print(grid)
+        say(in_a_line(title))
+    if needed <= _console().width:
+        _console().print(grid)
+        return
+    for number, row in enumerate(texts):
+        if number:
+            say("")
+        facts([(name, cell) for name, cell in zip(columns, row, strict=True) if cell])
 
 
 def facts(pairs: Sequence[tuple[str, Any]]) -> None:
@@ -142,10 +176,18 @@ def facts(pairs: Sequence[tuple[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2))
-    for name, value in pairs:
-        grid.add_row(Text(name), Text(text(value), overflow="fold"))
-    _console().print(grid)
+    lines = [(in_a_line(name), in_a_line(text(value))) for name, value in pairs]
+    console, grid = _console(), Table.grid(padding=(0, COLUMN_GAP))
+    left = max((len(name) for name, _ in lines), default=0) + COLUMN_GAP
+    if all(left + min(len(value), FOLDED) <= console.width for _, value in lines):
+        for name, value in lines:
+            grid.add_row(Text(name), Text(value, overflow="fold"))
+        console.print(grid)
+        return
+    for name, value in lines:  # a narrow terminal: the value below its name, if not behind it
+        fits = len(name) + 2 + len(value) <= console.width
+        for line in [f"{name}: {value}"] if fits else [f"{name}:", value]:
+            console.print(Text(line, overflow="fold"))
 
 
 def text(cell: Any) -> str:
@@ -227,7 +269,7 @@ def plain_progress(label: str) -> Progress:
         meter.update(now_s, done)
         if now_s - shown_s >= PLAIN_EVERY_S or done >= total:
             shown_s = now_s
-            parts = [f"{label}: {amount(done)}/{amount(total)}", meter.status(total), note]
+            parts = [f"{label}: {amount(done)}/{amount(total)}", meter.status(total), in_a_line(note)]
             sys.stderr.write(", ".join(part for part in parts if part) + "\n")
             sys.stderr.flush()
 
@@ -244,14 +286,14 @@ def _bar(label: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}", markup=False))
     meter = Meter()
     with Bars(*columns, console=_console(stderr=True), transient=False) as bars:
         task = bars.add_task(label, total=None, words="")
 
         def tell(done: float, total: float, note: str = "") -> None:
             meter.update(time.monotonic(), done)
-            parts = [f"{amount(done)}/{amount(total)}", meter.status(total), note]
+            parts = [f"{amount(done)}/{amount(total)}", meter.status(total), in_a_line(note)]
             bars.update(task, completed=done, total=total, words="  ".join(part for part in parts if part))
 
         yield tell

@@ -406,6 +406,18 @@ def has_key(path: Path, key: str, if_broken: bool = False) -> bool:
     return isinstance(found, dict) and key in found
 
 
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value from a text.
+
+    Raises:
+        ValueError: it is not JSON, or nested more deeply than any value here.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
@@ -413,7 +425,7 @@ def read_json(path: Path) -> Any:
         DataError: it is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing", "the folder is not whole: make or copy it again") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -6,14 +6,13 @@ run goes on where it was, and a new VAE's files grow beside the old ones until t
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from dualdiff import audio
@@ -22,23 +21,14 @@ from dualdiff.core.errors import DataError
 from dualdiff.core.files import TEMPORARY, discard, has_key, hash_of, own_folder, sha256_of
 from dualdiff.core.lock import locked
 from dualdiff.core.progress import Progress, silent
-from dualdiff.core.types import Latents, Sample, Waveform
-from dualdiff.data.chunks import windows
+from dualdiff.core.types import Waveform
 from dualdiff.data.config import EncodeConfig, Variant
 from dualdiff.data.latent_dataset import INDEX_NAME, VERSION, LatentFile, LatentIndex, LatentTrack
 from dualdiff.data.latent_file import facts_of, write_latents
 from dualdiff.data.manifest import Row, games_of
 from dualdiff.data.waveform_dataset import at_loudness
 from dualdiff.formats.base import Format, Transposable
-
-GRID = 64
-"""Frames that pieces are multiples of, whatever the VAE's reduction (8)."""
-
-FORMAT_CONTEXT_S = 0.5
-"""What a piece of audio gets on both sides: more than half of any format's window."""
-
-VAE_CONTEXT = 256
-"""Frames that a piece of a sample gets on both sides if the VAE does not say how far it sees."""
+from dualdiff.model_store.autoencoder import TrackEncoder, encoded_chunks
 
 LEAST_STD = 1e-4
 """Channels that vary less than this carry nothing."""
@@ -47,25 +37,6 @@ KIND = "latents"
 """What the marker of a folder of latents says."""
 
 _OURS = re.compile(r"[0-9a-f]{32}\.safetensors")
-
-
-class TrackEncoder(Protocol):
-    """A format and a VAE that belong together. `context_frames`, how far a latent sees, may be there too."""
-
-    @property
-    def format(self) -> Format:
-        """The format that makes samples."""
-
-    @property
-    def format_hash(self) -> str:
-        """What names the format."""
-
-    @property
-    def vae_hash(self) -> str:
-        """What names the VAE."""
-
-    def encode(self, sample: Sample) -> Latents:
-        """(1, 2, F, N) to the mode of its latents, (1, C, F/k, N/k); N is a multiple of k."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +133,10 @@ def file_name(row: Row, vae: TrackEncoder, config: EncodeConfig, variant: Varian
 
 @dataclass(frozen=True)
 class _Plan:
-    """How tracks are cut: frames per piece, frames of context, frames per column; and the format of each pitch."""
+    """What tracks are encoded with, and the format of each pitch."""
 
     vae: TrackEncoder
     config: EncodeConfig
-    piece: int
-    context: int
-    reduction: int
     formats: Mapping[int, Format]
 
     @property
@@ -177,12 +145,7 @@ class _Plan:
 
 
 def _plan(vae: TrackEncoder, config: EncodeConfig) -> _Plan:
-    made = vae.format
-    reach: int = getattr(vae, "context_frames", VAE_CONTEXT)
-    probe = vae.encode(torch.zeros(1, made.channels, made.bins, GRID))
-    piece = config.chunk_s * made.sample_rate / made.hop_length
-    formats = {pitch: _at_pitch(made, pitch) for pitch in config.pitch_semitones}
-    return _Plan(vae, config, _on_grid(piece), _on_grid(reach), GRID // probe.shape[-1], formats)
+    return _Plan(vae, config, {pitch: _at_pitch(vae.format, pitch) for pitch in config.pitch_semitones})
 
 
 def _at_pitch(made: Format, semitones: int) -> Format:
@@ -212,13 +175,9 @@ def _jobs(row: Row, out_folder: Path, plan: _Plan, damaged: Collection[str]) -> 
             yield _Job(row, pitch, own)
 
 
-def _on_grid(frames: float) -> int:
-    return max(1, math.ceil(frames / GRID)) * GRID
-
-
 def _require_length(row: Row, plan: _Plan) -> None:
     frames = plan.vae.format.num_frames(int(row.duration_s * plan.vae.format.sample_rate))
-    if frames < plan.reduction + plan.config.offsets - 1:
+    if frames < plan.vae.reduction + plan.config.offsets - 1:
         raise DataError(f"{row.path} is too short to make latents of", "raise dataset.min_duration_s, then scan again")
 
 
@@ -228,68 +187,27 @@ def _levelled(path: Path, row: Row, made: Format) -> Iterator[Waveform]:
         yield at_loudness(block, row, made.config.loudness_lufs)
 
 
-def _samples(waveforms: Iterable[Waveform], made: Format, plan: _Plan) -> Iterator[Sample]:
-    """The sample of a track, (1, 2, F, frames), in pieces."""
-    hop = made.hop_length
-    for window in windows(waveforms, plan.piece * hop, _on_grid(FORMAT_CONTEXT_S / plan.frame_s) * hop):
-        sample = made.encode(window.tensor[None])
-        first = window.before // hop
-        yield sample[..., first:] if window.is_last else sample[..., first : first + window.length // hop]
-
-
 def _encode(job: _Job, music_folder: Path, plan: _Plan, done_s: Callable[[float], None]) -> None:
     """Make the files of one pass."""
-    made = plan.formats[job.pitch_semitones]
-    samples = _samples(_levelled(music_folder / job.row.source, job.row, made), made, plan)
+    fmt = plan.formats[job.pitch_semitones]
     shifts: dict[bool, list[list[Tensor]]] = {
         mirrored: [[] for _ in range(plan.config.offsets)] for mirrored in job.paths
     }
-    _collect(samples, shifts, plan, done_s)
+    for chunk in encoded_chunks(
+        plan.vae,
+        _levelled(music_folder / job.row.source, job.row, fmt),
+        format=fmt,
+        chunk_s=plan.config.chunk_s,
+        offsets=plan.config.offsets,
+        mirrored=tuple(job.paths),
+    ):
+        for (mirrored, offset), latents in chunk.latents.items():
+            shifts[mirrored][offset].append(latents.permute(2, 0, 1).half().cpu())
+        done_s(chunk.frames * plan.frame_s)
     for mirrored, path in job.paths.items():
         if not write_latents(path, shifts[mirrored]):
             problem = f"the VAE makes numbers of {job.row.path} that are not finite"
             raise DataError(problem, "train it again: dualdiff vae train")
-
-
-def _mirrored(sample: Sample) -> Sample:
-    """The sample of the music with left and right swapped: the halves of its channels."""
-    left, right = sample.chunk(2, 1)
-    return torch.cat([right, left], 1)
-
-
-def _collect(
-    samples: Iterable[Sample], shifts: Mapping[bool, list[list[Tensor]]], plan: _Plan, done_s: Callable[[float], None]
-) -> None:
-    """Encode a track's sample piece by piece, with all time shifts, as it is or mirrored or both."""
-    frames = 0
-    for window in windows(samples, plan.piece, plan.context):
-        first, last = window.before // plan.reduction, (window.before + window.length) // plan.reduction
-        for mirrored, own in shifts.items():
-            sample = _mirrored(window.tensor) if mirrored else window.tensor
-            for offset in range(plan.config.offsets):
-                shifted = sample[..., offset:]
-                shifted = shifted[..., : shifted.shape[-1] // plan.reduction * plan.reduction]
-                latents = plan.vae.encode(shifted)
-                own[offset].append(latents[0, :, :, first:last].permute(2, 0, 1).half().cpu())
-        frames += window.length
-        done_s(frames * plan.frame_s)
-
-
-def latents_of(waveforms: Iterable[Waveform], vae: TrackEncoder) -> Latents:
-    """The latents (C, F, N) of audio at the format's rate and loudness, given in blocks; as `encode_tracks` makes them.
-
-    Raises:
-        DataError: it is shorter than a column of latents.
-    """
-    plan = _plan(vae, EncodeConfig(offsets=1))
-    pieces = []
-    for window in windows(_samples(waveforms, vae.format, plan), plan.piece, plan.context):
-        first, last = window.before // plan.reduction, (window.before + window.length) // plan.reduction
-        sample = window.tensor[..., : window.tensor.shape[-1] // plan.reduction * plan.reduction]
-        pieces += [vae.encode(sample)[0, :, :, first:last].cpu()] if sample.shape[-1] else []
-    if not sum(piece.shape[-1] for piece in pieces):
-        raise DataError("the audio is shorter than a column of latents", "take a longer piece")
-    return torch.cat(pieces, dim=-1)
 
 
 def _index(
@@ -328,7 +246,7 @@ def _index(
         offsets=plan.config.offsets,
         variants=tuple(plan.config.variants),
         frame_s=plan.frame_s,
-        frames_per_column=plan.reduction,
+        frames_per_column=plan.vae.reduction,
         mean=mean,
         std=std,
         games=tuple(games_of(rows)),

@@ -6,7 +6,6 @@ values around 1 by 3e-4 RMS, a hundredth of the noise of the most precise VAE (0
 and halves the disk space.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 
 from dualdiff.audio.beat_grid import BeatGrid, no_rhythm
 from dualdiff.core.errors import DataError
-from dualdiff.core.files import sha256_of, write_json_atomically
+from dualdiff.core.files import parse_json, sha256_of, write_json_atomically
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.rng import Stream
 from dualdiff.core.types import Latents, Rhythm
@@ -94,7 +93,7 @@ class LatentIndex:
         """
         path = folder / INDEX_NAME
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
+            table = parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise DataError(f"there are no latents in {folder}", "make them: dualdiff encode") from error
         except (OSError, ValueError) as error:

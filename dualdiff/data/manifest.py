@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from dualdiff.core.config import setting
 from dualdiff.core.errors import DataError
-from dualdiff.core.files import write_text_atomically
+from dualdiff.core.files import parse_json, write_text_atomically
 
 LEDGER_NAME = "dataset.jsonl"
 """The ledger's file in the project's folder."""
@@ -214,7 +214,7 @@ def _require_splits_of_pieces(path: Path, rows: Sequence[Row]) -> None:
 
 def _read_line(path: Path, number: int, line: bytes) -> Row:
     try:
-        row = row_of(json.loads(line))
+        row = row_of(parse_json(line))
         return replace(row, rendered=str(path.parent.absolute() / row.rendered)) if row.rendered else row
     except ValueError as error:
         problem = "it is not JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)

@@ -5,7 +5,7 @@ Karras et al. 2024 (autoguidance, 2406.02507). Letters: B batch, C channels, F r
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -96,25 +96,39 @@ def conditioned(denoiser: LabelledDenoise, labels: Tensor) -> Denoise:
     return denoise
 
 
-def guided(
-    denoiser: LabelledDenoise, labels: Tensor, scale: float, interval: tuple[float, float] = EVERYWHERE
-) -> Denoise:
-    """Classifier-free guidance: D_u + w (D_c - D_u) in steps that start in (low, high], D_c in the others.
+@dataclass(frozen=True)
+class Away:
+    """Labels (B, K) that guidance leads away from, and how far n (B,) for each clip."""
 
-    D_c is the denoiser at the labels (B, K) and D_u without labels; both are computed in one double batch. A scale of 1
-    and labels that are all zero need no D_u, and do not compute it.
+    labels: Tensor
+    share: Tensor
+
+
+def guided(
+    denoiser: LabelledDenoise,
+    labels: Tensor,
+    scale: float,
+    interval: tuple[float, float] = EVERYWHERE,
+    away: Away | None = None,
+) -> Denoise:
+    """Classifier-free guidance: D_b + w (D_c - D_b) in steps that start in (low, high], D_c in the others.
+
+    D_c is the denoiser at the labels (B, K). The base D_b is D_u, without labels; with `away`, (1 - n) D_u + n D_a,
+    where D_a is the denoiser at the labels to lead away from. All are computed in one batch. A scale of 1 needs no D_b,
+    nor do labels that are all zero, and it is not computed then.
     """
     plain = conditioned(denoiser, labels)
-    if scale == 1 or not labels.any():
+    if scale == 1 or (away is None and not labels.any()):
         return plain
+    base = _base(torch.zeros_like(labels), away)
 
     def denoise(x: Latents, sigma: Sigma, start: float) -> Latents:
         if not _within(start, interval):
             return plain(x, sigma, start)
-        rows = _for_rows(labels, x)
-        both = torch.cat([rows, torch.zeros_like(rows)])
-        with_labels, without = denoiser(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
-        return without.lerp(with_labels, scale)
+        rows = torch.cat([_for_rows(own, x) for own in (labels, *base)])
+        count = 1 + len(base)
+        with_labels, *others = denoiser(torch.cat([x] * count), torch.cat([sigma] * count), rows).chunk(count)
+        return _blended(others, away).lerp(with_labels, scale)
 
     return denoise
 
@@ -125,20 +139,39 @@ def autoguided(
     labels: Tensor,
     scale: float,
     interval: tuple[float, float] = EVERYWHERE,
+    away: Away | None = None,
 ) -> Denoise:
     """Autoguidance: D_g + w (D - D_g) in steps that start in (low, high], D in the others.
 
-    D_g is a worse denoiser of the same data (smaller, or earlier in training) at the same labels (B, K).
+    D_g is a worse denoiser of the same data (smaller, or earlier in training) at the same labels (B, K); with `away`,
+    (1 - n) of it and n of the same at the labels to lead away from.
     """
-    plain, worse = conditioned(denoiser, labels), conditioned(guide, labels)
+    plain = conditioned(denoiser, labels)
+    worse = [conditioned(guide, own) for own in _base(labels, away)]
 
     def denoise(x: Latents, sigma: Sigma, start: float) -> Latents:
         better = plain(x, sigma, start)
         if scale == 1 or not _within(start, interval):
             return better
-        return worse(x, sigma, start).lerp(better, scale)
+        return _blended([each(x, sigma, start) for each in worse], away).lerp(better, scale)
 
     return denoise
+
+
+def _base(neutral: Tensor, away: Away | None) -> list[Tensor]:
+    """The labels (B, K) of the base of guidance: the neutral ones, those to lead away from, or both."""
+    if away is None:
+        return [neutral]
+    return [away.labels] if (away.share == 1).all() else [neutral, away.labels]
+
+
+def _blended(answers: Sequence[Latents], away: Away | None) -> Latents:
+    """The base of guidance from what `_base` gave: (1 - n) of the first answer and n of the second, clip by clip."""
+    if away is None or len(answers) == 1:
+        return answers[0]
+    neutral, led_away = answers
+    share = away.share.to(neutral).repeat(len(neutral) // len(away.share)).view(-1, 1, 1, 1)
+    return torch.lerp(neutral, led_away, share)
 
 
 def _for_rows(labels: Tensor, x: Latents) -> Tensor:

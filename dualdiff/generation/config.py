@@ -57,7 +57,7 @@ class GenerateConfig:
     rho: float = setting(
         20.0, "how evenly the steps fall: 1 by noise level, the higher the more by its logarithm", minimum=1
     )
-    sigma_max: float = setting(80.0, "noise level to start from", above=0)
+    sigma_max: float = setting(0.0, "noise level to start from; 0: the highest of the model's training", minimum=0)
     quality: Quality = setting("default", "how much work the way back to sound takes")
     cfg_scale: float = setting(2.0, "guidance: 1 none, more follows the games more closely", minimum=0)
     cfg_sigma_min: float = setting(0.0, "guidance acts above this noise level", minimum=0)

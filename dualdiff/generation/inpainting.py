@@ -20,6 +20,10 @@ LIMIT_S = 0.005
 """How long before and after a peak new audio is turned down where it would be louder than full scale, seconds."""
 
 
+ROUNDING = 8
+"""Columns of latents that a clip may lack to a whole multiple: there it goes on, and does not end."""
+
+
 @dataclass(frozen=True)
 class Stretch:
     """The part of a clip around what is written anew that the model sees, on its grid of columns."""
@@ -62,6 +66,14 @@ def _aligned(wanted: int, first: int, column: int, quantum: int) -> int:
         return abs((first - start + column // 2) % column - column // 2) * 32 // column  # 2 ms are as good as none
 
     return min(range(low, max(high, low) + 1, quantum), key=lambda start: (off(start), start))
+
+
+def followed(latents: Latents, columns: int) -> Latents:
+    """Latents (B, C, F, N) as so many columns: cut, or followed by a few of them backwards and then by zeros."""
+    missing = columns - latents.shape[-1]
+    tail = latents.flip(-1)[..., : max(min(missing, ROUNDING), 0)]
+    known = torch.cat([latents, tail], -1)[..., :columns]
+    return torch.nn.functional.pad(known, (0, columns - known.shape[-1]))
 
 
 def morphed(one: Latents, other: Latents) -> Latents:

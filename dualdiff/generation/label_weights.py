@@ -4,6 +4,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from dualdiff.core.errors import UsageError, closest
@@ -24,11 +25,11 @@ def parse_games(texts: Iterable[str], known: Sequence[str]) -> dict[str, float]:
 
     The weight is what follows the last colon if it is a number, and 1 otherwise. A comma belongs to a name when the
     text before it is not a name and the longer text is. Case and accents do not matter. Weights are relative: they are
-    returned as given, in the order given; one below 0 leads away from its game. No text gives no games, which means the
-    unconditional model.
+    returned as given, in the order given; guidance leads away from a game whose weight is below 0. No text gives no
+    games, which means the unconditional model.
 
     Raises:
-        UsageError: an unknown, ambiguous or twice named game, an endless weight, or weights that sum to zero.
+        UsageError: an unknown, ambiguous or twice named game, an infinite weight, or weights that are all zero.
     """
     weights: dict[str, float] = {}
     for text in texts:
@@ -41,16 +42,44 @@ def parse_games(texts: Iterable[str], known: Sequence[str]) -> dict[str, float]:
 
 
 def refuse_weights(weights: Mapping[str, float]) -> None:
-    """Refuse weights that ask for nothing: a network is told their direction, and a sum of zero points nowhere.
+    """Refuse weights that request nothing.
 
     Raises:
-        UsageError: a weight that is not finite, or a sum of zero (to rounding).
+        UsageError: a weight that is not finite, or weights that are all zero.
     """
     for name, weight in weights.items():
         if not math.isfinite(weight):
             raise UsageError(f'the weight of "{name}" is {weight:g}', "a weight is a finite number")
-    if weights and abs(math.fsum(weights.values())) <= 1e-9 * max(map(abs, weights.values())):
-        raise UsageError("the weights of the games sum to zero", "give one of them more weight, or leave all games out")
+    if weights and not any(weights.values()):
+        raise UsageError("the weights of all games are zero", "give one of them a weight, or leave all games out")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Weights of games, split: `towards` holds those above zero, `away` the sizes of those below, the largest below 1.
+
+    `away_share` is the sum of those below zero over the sum of those above, or 1 where there are none above: how far
+    the base of guidance moves from the unconditional model to the games led away from.
+    """
+
+    towards: Mapping[str, float]
+    away: Mapping[str, float]
+
+    @property
+    def away_share(self) -> float:
+        """See the class."""
+        towards, away = math.fsum(self.towards.values()), math.fsum(self.away.values())
+        return away / towards if towards else float(away > 0)
+
+
+def split(weights: Mapping[str, float]) -> Mix:
+    """Weights of games, checked by `refuse_weights`, as a `Mix`: only their ratios count, however large they are."""
+    _, exponent = math.frexp(max(map(abs, weights.values()), default=1.0))
+    scaled = {name: math.ldexp(weight, -exponent) for name, weight in weights.items()}  # exact: no digit changes
+    return Mix(
+        towards={name: weight for name, weight in scaled.items() if weight > 0},
+        away={name: -weight for name, weight in scaled.items() if weight < 0},
+    )
 
 
 def _parse_text(text: str, known: Sequence[str]) -> list[Weighted]:

@@ -99,11 +99,14 @@ def parse_average(text: str) -> tuple[float, int | None]:
     """`0.07`, or `0.07@5000` for that of an earlier step, as (width, step).
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is neither, or the step is below 1.
     """
-    width, at, step = text.partition("@")
+    width, at, number = text.partition("@")
     try:
-        return float(width), int(step) if at else None
+        step = int(number) if at else None
+        if step is not None and step < 1:
+            raise ValueError(f"there is no average of step {step}")
+        return float(width), step
     except ValueError as error:
         raise UsageError(f"--ema {text} is no width", "for example --ema 0.07, or --ema 0.07@5000") from error
 

@@ -23,20 +23,21 @@ from dualdiff.core.device import (
     select_device,
     select_precision,
 )
-from dualdiff.core.errors import DataError, UsageError, did_you_mean
+from dualdiff.core.errors import DataError, UsageError
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.quality import Quality
 from dualdiff.core.rng import Stream
 from dualdiff.core.types import Latents, Rhythm, Waveform
 from dualdiff.diffusion.inpainting_guidance import Known, Windows, columns_of
-from dualdiff.diffusion.preconditioning import Denoise, Denoiser, autoguided, guided
+from dualdiff.diffusion.preconditioning import Denoise, Denoiser
 from dualdiff.diffusion.sampler import SAMPLERS, draw_noise, sigma_schedule
 from dualdiff.diffusion.windowed import lay_out, windowed
 from dualdiff.formats.stft import reflected
 from dualdiff.generation import rhythm
 from dualdiff.generation.config import GenerateConfig
-from dualdiff.generation.inpainting import FADE_S, morphed, rise, spliced, stretch
-from dualdiff.generation.recipe import sealed
+from dualdiff.generation.guidance import guided_denoiser
+from dualdiff.generation.inpainting import FADE_S, followed, morphed, rise, spliced, stretch
+from dualdiff.generation.recipe import VERSION, sealed
 from dualdiff.generation.request import Given, Request, Rewrite, hash_of_samples
 from dualdiff.model_store.autoencoder import Codec
 from dualdiff.model_store.latent_space import SIGMA_DATA
@@ -48,6 +49,9 @@ DECODE_STEPS = 6
 
 DEFAULT_CROP_COLUMNS = 640
 """Of models that do not say what crops they were trained on: 41 s."""
+
+DEFAULT_SIGMA_MAX = 80.0
+"""Of models that do not say what noise levels they were trained at: the default of `unet.noise.sigma_max`."""
 
 DEFAULTS = GenerateConfig()
 NOT_SAMPLED = ("model", "guide", "out", "length_s", "file_format", "loudness_lufs", "quality")
@@ -123,7 +127,7 @@ class Pipeline:
         return max(columns // self.codec.column_multiple, 1) * self.codec.column_multiple
 
     def encode(self, waveform: Waveform) -> Latents:
-        """A waveform (2, T) at the format's rate to normalised latents (1, C, F, N); see `Codec.encode`."""
+        """A waveform (2, T), at the format's rate and loudness, to latents (1, C, F, N); see `Codec.encode`."""
         return self.codec.encode(waveform)
 
     def decode(
@@ -300,7 +304,6 @@ class Pipeline:
         they are kept; those of a request's own `init` unless given. So are `beats` (B, R, N).
         """
         first = requests[0]
-        labels = self._labels(requests)
         sigmas = self._sigmas(first.config, first.strength)
         shape = self._shape(first) if known is None else known.latents.shape[1:]
         streams = [Stream(request.seed) for request in requests]
@@ -310,9 +313,9 @@ class Pipeline:
         beats = self._beats(requests, shape[-1]) if beats is None else beats.to(self.device)
 
         def in_windows(windows: Windows) -> Denoise:
-            return self._guided(labels, first.config, None if beats is None else columns_of(beats, windows))
+            return self._guided(requests, None if beats is None else columns_of(beats, windows))
 
-        denoise = windowed(self._guided(labels, first.config, beats), canvas, streams, known, at=in_windows)
+        denoise = windowed(self._guided(requests, beats), canvas, streams, known, at=in_windows)
         if known is not None:
             noise = known.start(noise, sigmas[0].item())
         sampler = SAMPLERS[first.config.sampler]
@@ -329,14 +332,6 @@ class Pipeline:
         beats = rhythm.of_requests(requests, self._column_s, columns, self.format.sample_rate)
         return None if beats is None else beats.to(self.device)
 
-    def _guided(self, labels: Tensor, config: GenerateConfig, beats: Rhythm | None = None) -> Denoise:
-        interval = (config.cfg_sigma_min, config.cfg_sigma_max)
-        denoiser = self._denoiser if beats is None else replace(self._denoiser, rhythm=beats)
-        if self.guide is not None:
-            worse = Denoiser(self.guide.unet, SIGMA_DATA, beats if self.guide.unet.config.rhythm else None)
-            return autoguided(denoiser, worse, labels, config.cfg_scale, interval)
-        return guided(denoiser, labels, config.cfg_scale, interval)
-
     def _finished(
         self, request: Request, waveform: Waveform, loop: tuple[int, int] | None = None, rate: int = 0
     ) -> Clip:
@@ -345,9 +340,11 @@ class Pipeline:
             waveform = audio.levelled(waveform, rate, request.config.loudness_lufs)
         recipe = {
             "dualdiff": __version__,
+            "version": VERSION,
             "model": self.model.unet_hash,
             **({} if self.guide is None else {"guide": self.guide.unet_hash}),
             **request.facts(),
+            "sigma_max": self._starts_at(request.config),
             "phase": plain(self.format.config).get("phase", ""),
             "device": self.device.type,
             "machine": machine_name(self.device),
@@ -377,7 +374,7 @@ class Pipeline:
         channels, rows, columns = self._shape(request)
         shape = channels, rows, min(columns, self.longest)
         if shape not in self._room:
-            denoise = self._guided(self._labels([request]), request.config)
+            denoise = self._guided([request])
 
             def trial() -> None:
                 denoise(torch.zeros(1, *shape, device=self.device), torch.ones(1, device=self.device), 1.0)
@@ -386,25 +383,34 @@ class Pipeline:
                 self._room[shape] = room_for(trial, self.device)
         return self._room[shape]
 
-    def _labels(self, requests: Sequence[Request]) -> Tensor:
-        """The weights of the games, (B, K); a row of zeros where none was named."""
-        weights = torch.zeros(len(requests), len(self.games), device=self.device)
-        for row, request in enumerate(requests):
-            for name, weight in request.games.items():
-                if name not in self.games:
-                    raise UsageError(
-                        f'this model knows no game "{name}"',
-                        did_you_mean(name, self.games) or f"it knows {', '.join(self.games)}",
-                    )
-                weights[row, self.games.index(name)] = weight
-        return weights
+    def _guided(self, requests: Sequence[Request], beats: Rhythm | None = None) -> Denoise:
+        """The denoiser of requests of one kind; see `guided_denoiser`."""
+        return guided_denoiser(self._denoiser, self.guide, self.games, requests, self.device, beats)
+
+    @property
+    def sigma_max(self) -> float:
+        """The highest noise level that the UNet was trained at, and its guide, where there is one."""
+        unets = [self.model, *([] if self.guide is None else [self.guide])]
+        return min(float(model.facts.get("sigma_max", DEFAULT_SIGMA_MAX)) for model in unets)
+
+    def _starts_at(self, config: GenerateConfig) -> float:
+        """The noise level that sampling starts from: the highest of training, or a lower one of the settings.
+
+        Raises:
+            UsageError: the settings name one that the UNet was not trained at.
+        """
+        low, high = self.model.space.sigma_min, self.sigma_max
+        if config.sigma_max > high * (1 + 1e-6):
+            problem = f"sigma_max = {config.sigma_max:g} is above the noise levels of this model's training, {high:g}"
+            raise UsageError(problem, f"set generate.sigma_max = 0 to start from {high:g}, or a lower level")
+        if config.sigma_max and config.sigma_max <= low:
+            problem = f"sigma_max = {config.sigma_max:g} is not above this model's own noise, {low:.3g}"
+            raise UsageError(problem, f"set generate.sigma_max = 0 to start from {high:g}")
+        return config.sigma_max or high
 
     def _sigmas(self, config: GenerateConfig, strength: float) -> Tensor:
         sigma_min = self.model.space.sigma_min
-        if config.sigma_max <= sigma_min:
-            problem = f"sigma_max = {config.sigma_max:g} is not above this model's own noise, {sigma_min:.3g}"
-            raise UsageError(problem, "the default is 80: leave generate.sigma_max out")
-        low, high = sigma_min ** (1 / config.rho), config.sigma_max ** (1 / config.rho)
+        low, high = sigma_min ** (1 / config.rho), self._starts_at(config) ** (1 / config.rho)
         start = (low + strength * (high - low)) ** config.rho
         return sigma_schedule(config.steps, sigma_min, start, config.rho)
 
@@ -415,8 +421,7 @@ class Pipeline:
 
     def _started(self, request: Request, columns: int) -> Latents:
         sources = [source for source in (request.init, request.morph) if source is not None]
-        cut = [self.encode(source.waveform)[..., :columns] for source in sources]
-        cut = [torch.nn.functional.pad(latents, (0, columns - latents.shape[-1])) for latents in cut]
+        cut = [followed(self.encode(source.waveform), columns) for source in sources]
         return morphed(*cut) if len(cut) == 2 else cut[0]
 
 

@@ -3,7 +3,6 @@
 A recipe ends with a check sum of itself, so that one that was changed by hand is told from one that was not.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,7 +11,7 @@ from typing import Any
 
 from dualdiff.core.config import Source, build, setting
 from dualdiff.core.errors import ConfigError, DataError
-from dualdiff.core.files import hash_of, read_json
+from dualdiff.core.files import hash_of, parse_json, read_json
 from dualdiff.generation.config import (
     MAX_BPM,
     MAX_INTRO_S,
@@ -26,6 +25,15 @@ from dualdiff.generation.config import (
 CHECK = "check"
 """The key of the check sum."""
 
+VERSION = 2
+"""The version of recipes. One of version 1 names none; it is read, and renders otherwise where `CHANGES` says so."""
+
+CHANGES = {
+    "games": "guidance leads away from games of weights below 0, which were labels below 0 before",
+    "sources": "a clip that is varied or added to is encoded as the tracks of training are, up to its end",
+}
+"""What a recipe of version 1 renders otherwise."""
+
 CHANGED = "its tags were changed: only a clip whose tags are whole can be rendered again"
 
 SIDECAR = ".json"
@@ -37,7 +45,7 @@ LONGEST = 1 << 20
 REQUIRED = {"dualdiff", "model", "games", "seed", "length_s", CHECK}
 """What every recipe holds."""
 
-NOT_COMPARED = {"games", "init", "morph", "rewrite", "waveform", CHECK}
+NOT_COMPARED = {"games", "init", "morph", "rewrite", "waveform", "version", CHECK}
 """Keys that are not named as a difference between two renderings: asked for, or what the difference is about."""
 
 SOURCES = {"init": ("strength",), "morph": (), "rewrite": ("strength", "start_s", "end_s")}
@@ -104,8 +112,8 @@ def _in_tags(path: Path) -> Any:
     if len(comment) > LONGEST:
         return None
     try:
-        return json.loads(comment)
-    except (ValueError, RecursionError):
+        return parse_json(comment)
+    except ValueError:
         return None
 
 
@@ -151,5 +159,17 @@ def differences(recipe: Mapping[str, Any], again: Mapping[str, Any]) -> list[str
     if recipe.get("waveform") == again["waveform"]:
         return ["the audio is the same, to the last bit"]
     changed = [key for key in recipe if key not in NOT_COMPARED and again.get(key) != recipe[key]]
-    lines = [f"the audio is not the same: {key} was {recipe[key]}, is {again.get(key)}" for key in changed]
+    lines = [f"the audio is not the same: {change}" for change in _changes_since(recipe)]
+    lines += [f"the audio is not the same: {key} was {recipe[key]}, is {again.get(key)}" for key in changed]
     return lines or ["the audio is not the same, though nothing that the recipe names has changed"]
+
+
+def _changes_since(recipe: Mapping[str, Any]) -> list[str]:
+    """What of `CHANGES` concerns a recipe of version 1, in words."""
+    if recipe.get("version", 1) != 1:
+        return []
+    concerns = {
+        "games": any(weight < 0 for weight in recipe["games"].values()),
+        "sources": any(recipe.get(source) is not None for source in SOURCES),
+    }
+    return [f"since its recipe was written, {CHANGES[name]}" for name, is_so in concerns.items() if is_so]

@@ -139,6 +139,11 @@ class Request:
                 "it is above 0 (nearly the same) and at most 1 (nearly free)",
             )
         refuse_weights(self.games)
+        if any(weight < 0 for weight in self.games.values()) and self.config.cfg_scale <= 1:
+            raise UsageError(
+                f"a weight below 0 acts by guidance, and cfg_scale = {self.config.cfg_scale:g} is none",
+                "raise --cfg above 1 (2 is usual), or leave weights below 0 out",
+            )
         self._refuse_tempo()
         self._refuse_what_does_not_fit()
 

@@ -14,7 +14,6 @@ from dualdiff.core.errors import DataError
 from dualdiff.core.files import sha256_of
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.types import Latents, Waveform
-from dualdiff.data.encode import latents_of
 from dualdiff.data.fingerprint_store import prints_path, read_prints
 from dualdiff.evaluation.feature_spaces import Space, audio_space, fingerprint, latent_space
 from dualdiff.evaluation.game_classifier import MixMeter, load_mix
@@ -22,6 +21,7 @@ from dualdiff.evaluation.memorization import PASSAGE_S, Copies, CopyFinder
 from dualdiff.evaluation.training_fingerprints import has_fingerprints, load_fingerprints
 from dualdiff.generation.recipe import read_recipe
 from dualdiff.inspection.project_context import Around
+from dualdiff.model_store.autoencoder import latents_of
 from dualdiff.model_store.components import read_model_json
 from dualdiff.model_store.model import VAEModel, load_vae
 
@@ -146,7 +146,7 @@ class Ear:
         digest = read_model_json(folder)["parts"]["vae"]
         if digest not in encoded:
             vae = self._vae(folder)
-            encoded[digest] = latents_of([_as_tracks_are(waveform, rate, vae)], vae)
+            encoded[digest] = latents_of(vae, [_as_tracks_are(waveform, rate, vae)])
         return encoded[digest]
 
     def _finder_of(self, model_hash: str, notes: list[str]) -> "Finder | None":

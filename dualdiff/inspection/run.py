@@ -1,15 +1,15 @@
 """A training run: how far it is, what it trains on, and how its measures went."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dualdiff.core.config import parse_toml
 from dualdiff.core.errors import DataError
-from dualdiff.core.files import hash_of, read_json, size_of
+from dualdiff.core.files import hash_of, parse_json, read_json, size_of
 from dualdiff.inspection.project_context import CHANGED, GONE, SAME, Around, ancestry
 from dualdiff.inspection.report_data import Chart, Finding, Lines, Sheet
+from dualdiff.training.run_folder import current_key
 
 
 def inspect_run(folder: Path, around: Around) -> Finding:
@@ -86,7 +86,7 @@ def read_record(path: Path) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            values = json.loads(line)
+            values = parse_json(line)
         except ValueError as error:
             raise DataError(f"{path}, line {number} is not JSON", "take the line out") from error
         if not isinstance(values, dict) or not isinstance(values.get("step"), int):
@@ -105,7 +105,7 @@ def read_measures(path: Path) -> dict[str, list[tuple[int, float]]]:
     for values in read_record(path):
         for name, value in values.items():
             if name != "step" and isinstance(value, int | float):
-                series.setdefault(name, []).append((values["step"], float(value)))
+                series.setdefault(current_key(name), []).append((values["step"], float(value)))
     return series
 
 
@@ -116,7 +116,8 @@ def curves(series: Mapping[str, Sequence[tuple[int, float]]]) -> list[Chart]:
     """A chart per measure, with its validation beside it, also where that is measured at several noise levels."""
     charts: dict[str, dict[str, Sequence[tuple[int, float]]]] = {}
     for name, points in series.items():
-        measure, _, place = name.removeprefix(VALIDATION).partition(" at ")
+        measure, _, place = name.removeprefix(VALIDATION).partition("/")
+        place = place.removeprefix("game/").replace("sigma_", "sigma ").replace("width_", "width ")
         label = "validation" if name.startswith(VALIDATION) else "training"
         charts.setdefault(measure, {})[f"{label}, {place}" if place else label] = points
     return [Lines(title=measure.replace("_", " "), series=own) for measure, own in charts.items()]

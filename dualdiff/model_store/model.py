@@ -49,6 +49,11 @@ class VAEModel:
         """Frames on each side that a latent sees at most."""
         return self.vae.context_frames
 
+    @property
+    def reduction(self) -> int:
+        """Frames per column of latents."""
+        return int(self.vae.reduction)
+
     def encode(self, sample: Sample) -> Latents:
         """The mode of the latents of a sample; see `VAE.encode`."""
         with torch.inference_mode():
@@ -108,8 +113,8 @@ def save_unet(
     """Write a whole model folder: the format and VAE it was trained on, the UNet, and the parts in `extra`.
 
     `facts` must hold "games", "latent_mean", "latent_std" and "sigma_min": what generation needs besides weights; and
-    may hold "crop_columns", how long the latents were that the UNet was trained on. A model with another UNet that was
-    there before is kept in the folder `keep_in`, so that its clips can be rendered again.
+    may hold "sigma_max", the highest noise level of training, and "crop_columns", how long its latents were. A model
+    with another UNet that was there before is kept in the folder `keep_in`, so that its clips can be rendered again.
 
     Raises:
         DataError: the folder holds something else than a model.

@@ -107,7 +107,8 @@ class UNetTraining:
         """Write the model folder, with what is known of each game and the classifier of its mixes."""
         losses = trained.validation.by_game.get(HELD_OUT_LOSS, {})
         per_game = _per_game(self.source, self.durations_s, losses)
-        facts = {**facts, **_needed_to_generate(self.index, self.space, self.columns), "per_game": per_game}
+        needed = _needed_to_generate(self.index, self.space, self.columns)
+        facts = {**facts, **needed, "sigma_max": self.settings.unet_noise.sigma_max, "per_game": per_game}
         extra = [mix_part(fit_mix(self.index))]
         save_unet(model, self.vae_model, unet, trained.weights, facts, card, extra=extra, keep_in=run / EXPORTS)
 

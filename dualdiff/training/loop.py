@@ -34,8 +34,14 @@ from dualdiff.training.ema.snapshots import is_due as is_snapshot_due
 from dualdiff.training.ema.snapshots import stored_widths
 from dualdiff.training.memory import is_out_of_memory, largest_fitting, memory_bytes, out_of_memory
 from dualdiff.training.objective import Loss, Objective, Picture, Place, Validation, Watcher
-from dualdiff.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
-from dualdiff.training.run_folder import COSTS_NAME, Checkpoint, Run
+from dualdiff.training.optimizer import (
+    OPTIMIZER_VERSION,
+    learning_rate,
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+)
+from dualdiff.training.run_folder import COSTS_NAME, Checkpoint, Run, current_key
 from dualdiff.training.signals import StopSignals
 from dualdiff.training.time_budget import EVENTS, Budget
 
@@ -115,6 +121,7 @@ class Loop:
         self.tally: dict[str, float] = {}
         self.validation: Validation | None = None
         self.model = self.objective.model
+        renormalise(self.model)  # as EDM2 does before its first step; a resume puts other weights in their place
         self.optimizer = make_optimizer(self.model)
         self.parameters = dict(self.model.named_parameters())
         self.ema = EMA(self.parameters, self.config.ema_widths)
@@ -186,7 +193,7 @@ class Loop:
         values = dict(zip([*terms, "gradient_norm"], torch.stack([*terms.values(), norm]).tolist(), strict=True))
         self._require_finite(values, names)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step + 1, self.config, self.total)
+            group["lr"] = learning_rate(self.step, self.config, self.total)
         self.optimizer.step()
         renormalise(self.model)
         self.step += 1
@@ -329,8 +336,8 @@ class Loop:
         means = {name: total / count for name, total in tally.items() if not name.startswith((SUM, COUNT))}
         for name in (name.removeprefix(COUNT) for name, total in tally.items() if name.startswith(COUNT) and total):
             means[name] = tally[SUM + name] / tally[COUNT + name]
-        betas = {f"ema_beta at width {w:g}": decay_at(self.step, gamma_of(w)) for w in self.config.ema_widths}
-        return {**means, "learning_rate": learning_rate(self.step, self.config, self.total), **betas}
+        betas = {f"ema_beta/width_{w:g}": decay_at(self.step, gamma_of(w)) for w in self.config.ema_widths}
+        return {**means, "learning_rate": learning_rate(self.step - 1, self.config, self.total), **betas}
 
     def _report(self, values: Mapping[str, float]) -> None:
         if self.is_main and values:
@@ -410,7 +417,7 @@ class Loop:
             "optimizer": optimizer_tensors(self.optimizer, self.model),
             "ema": self.ema.state(),
         }
-        state: dict[str, Any] = {"tally": self.tally}
+        state: dict[str, Any] = {"tally": self.tally, "optimizer": OPTIMIZER_VERSION}
         if self.validation:
             state["validation"] = asdict(self.validation)
         self.run.save(Checkpoint(self.step, groups, state), self.config.keep_checkpoints)
@@ -429,7 +436,10 @@ class Loop:
         if found.groups["optimizer"]:
             load_optimizer_tensors(self.optimizer, self.model, found.groups["optimizer"])
         self.ema.load(found.groups["ema"])
-        self.step, self.tally = found.step, dict(found.state.get("tally", {}))
+        tally = {current_key(name): value for name, value in found.state.get("tally", {}).items()}
+        self.step, self.tally = found.step, tally
+        if found.state.get("optimizer", 1) != OPTIMIZER_VERSION:
+            log.info("%s was trained with the optimizer of another version; this one continues it", self.run.folder)
         if "validation" in found.state:
             self.validation = Validation(**found.state["validation"])
         log.info("going on from step %d of %s", self.step, self.run.folder)

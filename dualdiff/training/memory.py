@@ -53,8 +53,9 @@ def _free_of_the_container(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or a CPU."""
+    words = ("allocate memory", "out of memory")  # of a CPU, and of Apple's GPUs, whose error is a RuntimeError
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
 
 
@@ -75,6 +76,8 @@ def largest_fitting(share: int, attempt: Callable[[int], None]) -> int | None:
             return size
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        elif torch.backends.mps.is_available():
+            torch.mps.empty_cache()
     return None
 
 

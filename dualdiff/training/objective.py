@@ -64,7 +64,7 @@ class Validation:
 
     def named(self) -> dict[str, float]:
         """Return all measures by their names in the record."""
-        of_games = {f"{name} at {game}": value for name, own in self.by_game.items() for game, value in own.items()}
+        of_games = {f"{name}/game/{game}": value for name, own in self.by_game.items() for game, value in own.items()}
         return {f"validation/{name}": value for name, value in {**self.measures, **of_games}.items()}
 
 

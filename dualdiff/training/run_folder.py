@@ -39,6 +39,7 @@ from dualdiff.core.files import (
     has_key,
     new_folder,
     own_folder,
+    parse_json,
     read_json,
     write_json_atomically,
     write_text_atomically,
@@ -52,6 +53,8 @@ log = logging.getLogger(__name__)
 VERSION = 1
 """The version of the folder's layout; a folder of a newer one is refused."""
 
+_OLD_KEY = re.compile(r"(.*?) at (?:(sigma|width) )?(.+)")
+
 RECORD_NAME, COSTS_NAME, PLAN_NAME, DATA_NAME = "metrics.jsonl", "costs.jsonl", "plan.json", "data.json"
 
 KIND = "run"
@@ -60,6 +63,15 @@ KIND = "run"
 _CHECKPOINT = re.compile(r"\d{8,}")
 _UNFINISHED = re.compile(rf"{TEMPORARY.pattern}|\.\d{{8,}}\.tmp")
 _CONTENT = re.compile(r"(model|optimizer|ema)\.safetensors|state\.json")
+
+
+def current_key(name: str) -> str:
+    """The key of a measure as it is written today; the first records had `loss at sigma 2` and `loss at GAME`."""
+    old = _OLD_KEY.fullmatch(name)
+    if old is None or "/game/" in name:
+        return name
+    measure, axis, place = old.groups()
+    return f"{measure}/{axis}_{place}" if axis else f"{measure}/game/{place}"
 
 
 @dataclass(frozen=True)
@@ -356,7 +368,7 @@ def _is_plan(found: Any) -> bool:
 def _step_of(line: str) -> float:
     """The step of a whole line of the record; endless for a line that is broken or cut short."""
     try:
-        found = json.loads(line)["step"]
+        found = parse_json(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
     return found if line.endswith("\n") and isinstance(found, int) else math.inf

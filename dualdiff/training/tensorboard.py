@@ -28,9 +28,9 @@ class TensorBoard:
         self._writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=done + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Named numbers of a step; what has "at" in its name stands in a group of its own."""
+        """Named numbers of a step."""
         for name, value in values.items():
-            self._write("add_scalar", name.replace(" at ", "/"), value, step)
+            self._write("add_scalar", name, value, step)
 
     def curves(self, step: int, values: Mapping[str, Sequence[float]]) -> None:
         """Curves over ln sigma: the density of noise levels as a histogram, others as a scalar at a few levels."""
@@ -40,7 +40,7 @@ class TensorBoard:
                 self._write("add_histogram_raw", name, global_step=step, **_histogram(points, curve))
             elif name != "noise/log_sigma":
                 few = range(0, len(curve), max(1, len(curve) // 8))
-                self.scalars(step, {f"{name} at sigma {math.exp(points[index]):.2g}": curve[index] for index in few})
+                self.scalars(step, {f"{name}/sigma_{math.exp(points[index]):.2g}": curve[index] for index in few})
 
     def files(self, step: int, paths: Sequence[Path]) -> None:
         """The audio and pictures of a step."""

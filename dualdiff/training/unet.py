@@ -33,8 +33,8 @@ HELD_OUT_LOSS = "held_out"
 CURVE_POINTS = 49
 """Points of a curve over ln sigma."""
 
-LEVELS = 8
-"""Bands of noise levels that the training error is told for."""
+LEVELS = 7
+"""Bands of noise levels that the training error is reported for; the outer ones hold what lies beyond them."""
 
 PREVIEW_S = 8.0
 """Length of a preview, seconds."""
@@ -130,7 +130,7 @@ class UNetObjective:
         levels = [level for level in VALIDATION_SIGMAS if level >= self.space.sigma_min]
         errors = torch.stack([self._held_out_errors(level) for level in levels])  # (levels, B)
         measures = {
-            f"denoising at sigma {level:g}": float(error.mean()) for level, error in zip(levels, errors, strict=True)
+            f"denoising/sigma_{level:g}": float(error.mean()) for level, error in zip(levels, errors, strict=True)
         }
         mean, games = errors.mean(0), self.held_out.tensors["labels"].argmax(1).tolist()
         of_games: dict[str, float] = {}
@@ -155,7 +155,8 @@ class UNetObjective:
 
     def preview(self, folder: Path, name: str) -> list[Path]:
         """A clip of each of a few fixed seeds, for one game after another, as `generate` would write them."""
-        model = Model(self.vae_model, self.model, self.space, self.games, "in training", {})
+        facts = {"sigma_max": self.noise.sigma_max}
+        model = Model(self.vae_model, self.model, self.space, self.games, "in training", facts)
         pipeline = Pipeline(model, self.model.positions.device)
         paths = []
         for seed in range(PREVIEWED):
@@ -169,4 +170,4 @@ def by_level(error: Tensor, sigma: Sigma) -> dict[str, Tensor]:
     band = (sigma.log2() / 2 + 3).floor().long().clamp(0, LEVELS - 1)
     chosen = torch.nn.functional.one_hot(band, LEVELS).to(error.dtype)  # (B, levels)
     pairs = torch.stack([error @ chosen, chosen.sum(0)], dim=1)
-    return {f"denoising at sigma {2 * 4.0 ** (index - 3):.2g}": pair for index, pair in enumerate(pairs)}
+    return {f"denoising/sigma_{2 * 4.0 ** (index - 3):.2g}": pair for index, pair in enumerate(pairs)}

@@ -7,6 +7,7 @@ import math
 import sys
 
 import pytest
+from rich.console import Console
 
 from dualdiff.cli import console
 
@@ -176,3 +177,44 @@ def test_only_the_first_process_warns(monkeypatch, capsys):
         console.share_work()
         log.warning("the VAE may be undertrained")
         assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("width", [20, 30, 40])
+def test_a_narrow_terminal_loses_no_column_and_folds_no_number(width, capsys, monkeypatch):
+    monkeypatch.setattr(console, "_console", lambda: Console(width=width, highlight=False, markup=False))
+    columns = ["track", "length, s", "loudness", "game"]
+    console.table(columns, [["a very/long name.flac", 1234.5, -20.12, "Pekka Kana 2"], ["b.flac", 3.25, -19.0, "X"]])
+    console.facts([("parameters of the network", 123456789), ("error", 0.1234)])
+    shown = capsys.readouterr().out
+    assert all(len(line) <= width for line in shown.splitlines())
+    words = shown.split()
+    assert {"1,234.5", "-20.1", "3.25", "-19", "123456789", "0.1234"} <= set(words)
+    assert words.count("loudness:") + words.count("loudness") == 2
+
+
+def test_a_wide_terminal_shows_a_table(capsys, monkeypatch):
+    monkeypatch.setattr(console, "_console", lambda: Console(width=60, highlight=False, markup=False))
+    console.table(["track", "length, s"], [["a.flac", 1234.5]])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()][-1] == ["a.flac", "1,234.5"]
+
+
+NASTY = "a\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\nerror: b"
+
+
+def test_names_of_files_cannot_command_the_terminal(capsys):
+    console.set_verbosity(quiet=False, verbose=True)
+    console.say(NASTY)
+    console.note(NASTY)
+    console.detail(NASTY)
+    console.show_error(NASTY, NASTY)
+    console.table([NASTY], [[NASTY]], title=NASTY)
+    console.facts([(NASTY, NASTY)])
+    console.plain_progress("scanning")(1, 1, NASTY)
+    logging.getLogger("dualdiff.test").warning("%s is odd", NASTY)
+    out, err = capsys.readouterr()
+    assert not {letter for letter in out + err if letter != "\n" and not letter.isprintable()}
+    assert err.count("\nerror: b") == 0, "a line's end in a name begins no line"
+    console.say_json({NASTY: NASTY})
+    written = capsys.readouterr().out
+    assert json.loads(written) == {NASTY: NASTY}
+    assert not {letter for letter in written if letter != "\n" and not letter.isprintable()}

@@ -23,16 +23,17 @@ from dualdiff.core.errors import DataError
 from dualdiff.core.files import MARKER
 from dualdiff.core.rng import Stream
 from dualdiff.core.types import RHYTHM_CHANNELS
-from dualdiff.data import encode as encode_module
-from dualdiff.data.chunks import windows
 from dualdiff.data.config import EncodeConfig, Variant
-from dualdiff.data.encode import Encoded, encode_tracks, latents_of
+from dualdiff.data.encode import Encoded, encode_tracks
 from dualdiff.data.latent_dataset import LatentCrops, LatentIndex, damage_of, require_whole
 from dualdiff.data.loader import load
 from dualdiff.data.manifest import Row
 from dualdiff.data.waveform_dataset import at_loudness
 from dualdiff.formats.config import MelConfig
 from dualdiff.formats.mel import MelFormat
+from dualdiff.model_store import autoencoder
+from dualdiff.model_store.autoencoder import latents_of
+from dualdiff.models.chunked import windows
 
 RATE, HOP, CHANNELS = 8000, 64, 3
 AS_IT_IS = Variant()
@@ -43,7 +44,7 @@ VARIANTS = [Variant(pitch, mirrored) for pitch in (-2, 0, 1) for mirrored in (Fa
 class TinyVAE:
     """Three strided convolutions after a real format: 8 x 8 smaller, a latent sees 14 frames beside its own 8."""
 
-    context_frames = 14
+    context_frames, reduction = 14, 8
 
     def __init__(self, seed: int = 0) -> None:
         config = MelConfig(sample_rate=RATE, n_fft=1024, hop_length=HOP, n_mels=32, f_max=4000.0)
@@ -211,7 +212,7 @@ def test_pieces_that_end_anywhere_equal_the_track_in_one_go(
 def test_without_its_context_a_piece_would_not_equal_the_whole(
     rows: list[Row], music: Path, vae: TinyVAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode_module, "windows", lambda pieces, length, context: windows(pieces, length, 8))
+    monkeypatch.setattr(autoencoder, "windows", lambda pieces, length, context: windows(pieces, length, 8))
     index = encode_tracks(rows[:1], music, tmp_path, vae, CONFIG).index
     stored = load_file(tmp_path / index.tracks[0].files[0].name)["latents"].float()
     expected = whole(rows[0], music, vae, 0)[..., : stored.shape[1]]
@@ -402,7 +403,7 @@ def test_no_piece_grows_with_the_track(music: Path, tmp_path: Path) -> None:
     longest: dict[int, list[int]] = {}
 
     class Watched:
-        context_frames, format_hash, vae_hash = 14, "format", "watched"
+        context_frames, reduction, format_hash, vae_hash = 14, 8, "format", "watched"
 
         def __init__(self) -> None:
             self.vae = TinyVAE()
@@ -463,6 +464,8 @@ def test_progress_counts_seconds_of_what_is_left_to_do(again: Callable[..., Enco
 )
 def test_a_vae_that_makes_nonsense_is_refused(again: Callable[..., Encoded], spoil, words: str) -> None:
     class Spoilt:
+        context_frames, reduction = 14, 8
+
         def __init__(self) -> None:
             self.vae = TinyVAE()
             self.format, self.format_hash, self.vae_hash = self.vae.format, "format", "spoilt"
@@ -580,10 +583,10 @@ def test_a_crop_is_the_slice_it_is_named_for_normalised_with_its_label(encoded: 
 def test_audio_at_hand_is_encoded_as_the_tracks_are(encoded: Path, rows: list[Row], music: Path, vae: TinyVAE) -> None:
     row = rows[1]
     waveform = at_loudness(audio.read(music / row.path, sample_rate=RATE), row, vae.format.config.loudness_lufs)
-    found = latents_of(waveform.split(777, dim=-1), vae)
+    found = latents_of(vae, waveform.split(777, dim=-1))
     assert torch.allclose(found, whole(row, music, vae, 0), atol=1e-4)
     with pytest.raises(DataError, match="shorter than a column"):
-        latents_of([waveform[:, :100]], vae)
+        latents_of(vae, [waveform[:, :100]])
 
 
 def test_normalised_latents_have_the_standard_deviation_of_diffusion(encoded: Path) -> None:

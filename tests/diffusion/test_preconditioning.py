@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from dualdiff.diffusion.preconditioning import Denoiser, Preconditioning, autoguided, conditioned, guided, loss_weight
+from dualdiff.diffusion.preconditioning import (
+    Away,
+    Denoiser,
+    Preconditioning,
+    autoguided,
+    conditioned,
+    guided,
+    loss_weight,
+)
+from dualdiff.diffusion.sampler import dpmpp_2m, sigma_schedule
 
 SIGMA_DATA = 0.5
 
@@ -124,3 +133,51 @@ def test_autoguidance_moves_away_from_the_worse_denoiser_inside_its_interval():
     denoise = autoguided(good, worse, labels, 2.0, interval=(0.3, 2.0))
     torch.testing.assert_close(denoise(x, sigma, 1.0), bad + 2.0 * (better - bad))
     assert torch.equal(denoise(x, sigma, 3.0), better)
+
+
+def test_guidance_away_from_labels_has_them_in_its_base():
+    x, sigma, labels = batch()
+    unwanted = labels.roll(1, 0)
+    denoiser = Counting()
+    wanted, away = denoiser(x, sigma, labels), denoiser(x, sigma, unwanted)
+    without = denoiser(x, sigma, torch.zeros_like(labels))
+    denoiser.batches.clear()
+    out = guided(denoiser, labels, 3.0, away=Away(unwanted, torch.ones(3)))(x, sigma, 1.0)
+    torch.testing.assert_close(out, away + 3.0 * (wanted - away))
+    share = torch.tensor([0.0, 0.5, 2.0])
+    out = guided(denoiser, labels, 3.0, away=Away(unwanted, share))(x, sigma, 1.0)
+    base = without + share[:, None, None, None] * (away - without)
+    torch.testing.assert_close(out, base + 3.0 * (wanted - base))
+    assert denoiser.batches == [6, 9]
+    only = guided(denoiser, torch.zeros_like(labels), 3.0, away=Away(unwanted, torch.ones(3)))(x, sigma, 1.0)
+    torch.testing.assert_close(only, away + 3.0 * (without - away))
+    worse = Denoiser(lambda scaled, c_noise, labels: 0.5 * network(scaled, c_noise, labels), SIGMA_DATA)
+    out = autoguided(denoiser, worse, labels, 2.0, away=Away(unwanted, torch.ones(3)))(x, sigma, 1.0)
+    bad = worse(x, sigma, unwanted)
+    torch.testing.assert_close(out, bad + 2.0 * (wanted - bad))
+
+
+def two_games(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+    """The exact denoiser of two games, N(-1, 0.5^2) and N(1, 0.5^2), by label; without one, of both alike."""
+    s = sigma.view(-1, 1, 1, 1)
+    variance = s**2 + SIGMA_DATA**2
+    answers = [mean + (x - mean) * SIGMA_DATA**2 / variance for mean in (-1.0, 1.0)]
+    chances = [labels[:, k].view(-1, 1, 1, 1) + 1e-9 for k in (0, 1)]
+    chances = [
+        chance * (-((x - mean) ** 2) / (2 * variance)).exp() for chance, mean in zip(chances, (-1.0, 1.0), strict=True)
+    ]
+    return sum(c * a for c, a in zip(chances, answers, strict=True)) / sum(chances)
+
+
+def test_samples_led_away_from_a_game_are_less_like_it():
+    noise = torch.randn(400, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    none, second = torch.zeros(400, 2), torch.tensor([[0.0, 1.0]]).repeat(400, 1)
+
+    def share(scale: float, away: Away | None) -> float:
+        x = dpmpp_2m(guided(two_games, none, scale, away=away), noise, sigma_schedule(40, 0.02, 80.0))
+        return float((x > 0).float().mean())
+
+    assert share(2.0, None) == pytest.approx(0.5, abs=0.08)
+    shares = [share(2.0, Away(second, torch.full((400,), amount))) for amount in (0.25, 1.0)]
+    assert shares[1] < shares[0] < 0.45
+    assert shares[1] < 0.25

@@ -110,7 +110,7 @@ def test_rows_loop_and_work_on_given_clips(tmp_path, pipeline):
         ("a.toml", TOML + "steps = 0\n", "a.toml, line 10: steps = 0 is out of range"),
         ("a.toml", TOML + "lenght = 3\n", 'a.toml, line 10: there is no "lenght" in a list'),
         ("a.toml", TOML.replace('"A"', '"C"'), 'a.toml, line 3: "C" is not a game'),
-        ("a.toml", TOML.replace('"A"', '"A:0"'), "a.toml, line 2: the weights of the games sum to zero"),
+        ("a.toml", TOML.replace('"A"', '"A:0"'), "a.toml, line 2: the weights of all games are zero"),
         ("a.toml", TOML.replace('"A"', "3"), "a.toml, line 3: game is not a text"),
         ("a.toml", TOML.replace("seed = 4", "seed = -4"), "a.toml, line 8: seed = -4 is out of range"),
         ("a.toml", TOML + 'name = "../../x"\n', 'a.toml, line 10: "../../x" is not a file name'),

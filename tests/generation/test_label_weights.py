@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualdiff.core.errors import UsageError
-from dualdiff.generation.label_weights import folded, parse_games
+from dualdiff.generation.label_weights import Mix, folded, parse_games, split
 
 KNOWN = ["Chrono Trigger", "Ōkami", "Pekka Kana 2", "Streets, Rage & Co", "Zelda: A Link to the Past"]
 
@@ -60,8 +60,7 @@ def test_an_exact_name_wins_over_one_that_differs_in_accents():
         (["xyz"], '"xyz" is not a game', "the games are Chrono Trigger"),
         (["Ōkami:inf"], '"Ōkami:inf" is not a game', '"Ōkami"'),
         (["Ōkami,"], '"" is not a game', "the games are"),
-        (["Ōkami:0"], "sum to zero", "more weight"),
-        (["Ōkami:-1,Pekka Kana 2"], "sum to zero", "more weight"),
+        (["Ōkami:0"], "weights of all games are zero", "a weight"),
         (["Ōkami:1e999"], 'weight of "Ōkami" is inf', "finite"),
         (["Ōkami", "okami:2"], '"Ōkami" is named twice', "once"),
     ],
@@ -71,6 +70,18 @@ def test_refuses_what_cannot_be(texts, message, hint):
         parse_games(texts, KNOWN)
     assert message in caught.value.message
     assert hint in caught.value.hint
+
+
+def test_weights_are_split_by_sign_and_count_by_their_ratios():
+    for size in (1.0, 1e39, 1e308, 1e-300):
+        mix = split({"A": size, "B": -size / 2, "C": 0.0, "D": size / 4})
+        assert 0.5 <= mix.towards["A"] < 1
+        assert mix.towards == pytest.approx({"A": mix.towards["A"], "D": mix.towards["A"] / 4})
+        assert mix.away == pytest.approx({"B": mix.towards["A"] / 2})
+        assert mix.away_share == pytest.approx(0.4)
+    assert split({"A": -0.2}).away_share == 1
+    assert split({"A": 1.0}).away_share == 0
+    assert split({}) == Mix({}, {})
 
 
 def test_a_model_without_games_says_so():

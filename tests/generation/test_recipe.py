@@ -6,8 +6,8 @@ from dualdiff.core.errors import DataError
 from dualdiff.generation.recipe import differences, sealed, wanted
 
 RECIPE = {
-    "dualdiff": "0.1.0", "model": "abc", "games": {"A": 1, "B": -0.5}, "length_s": 1.5, "seed": 7, "steps": 9,
-    "sampler": "heun", "device": "cpu", "waveform": "1234",
+    "dualdiff": "0.1.0", "version": 2, "model": "abc", "games": {"A": 1, "B": -0.5}, "length_s": 1.5, "seed": 7,
+    "steps": 9, "sampler": "heun", "device": "cpu", "waveform": "1234",
 }  # fmt: skip
 
 
@@ -67,3 +67,16 @@ def test_a_second_rendering_is_the_same_or_says_what_differs():
         "the audio is not the same: device was cpu, is cuda"
     ]
     assert differences(RECIPE, {**RECIPE, "waveform": "5"})[0].endswith("nothing that the recipe names has changed")
+
+
+def test_a_second_rendering_says_what_changed_since_an_old_recipe_was_written():
+    again = {**RECIPE, "waveform": "5"}
+    old = {key: value for key, value in RECIPE.items() if key != "version"}
+    assert differences(old, RECIPE) == ["the audio is the same, to the last bit"]
+    assert differences(old, again) == [
+        "the audio is not the same: since its recipe was written, guidance leads away from games of weights below 0, "
+        "which were labels below 0 before"
+    ]
+    source = {"file": "x.flac", "sha256": "99", "strength": 0.25}
+    assert "is encoded as the tracks" in differences({**old, "games": {"A": 1}, "init": source}, again)[0]
+    assert differences({**old, "games": {"A": 1}}, again)[0].endswith("nothing that the recipe names has changed")

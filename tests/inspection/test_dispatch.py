@@ -98,7 +98,7 @@ def test_a_run(tmp_path):
 
 def test_a_measure_and_its_validations_share_a_chart():
     points = [(1, 0.5)]
-    names = ("denoising", "validation/denoising at sigma 0.2", "validation/denoising at sigma 3", "gradient_norm")
+    names = ("denoising", "validation/denoising/sigma_0.2", "validation/denoising/sigma_3", "gradient_norm")
     charts = curves(dict.fromkeys(names, points))
     assert [(chart.title, list(chart.series)) for chart in charts] == [
         ("denoising", ["training", "validation, sigma 0.2", "validation, sigma 3"]),

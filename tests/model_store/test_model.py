@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +32,7 @@ FACTS = {
 }
 
 
-def write_model(folder: Path, seed: int = 0) -> Path:
+def write_model(folder: Path, seed: int = 0, facts: Mapping[str, object] = {}) -> Path:
     torch.manual_seed(seed)
     made = FORMATS["mel"](MelConfig())
     config = VAEConfig(base_channels=4, channel_mults=(1, 1, 1, 1), encoder_blocks=1, decoder_blocks=1)
@@ -44,7 +45,7 @@ def write_model(folder: Path, seed: int = 0) -> Path:
     for name, parameter in unet.named_parameters():
         if name.endswith("gain"):  # as if trained: these start at 0
             parameter.data.fill_(1)
-    save_unet(folder / "unet", load_vae(folder / "vae"), unet, tensors_of(unet), FACTS, "# a card\n")
+    save_unet(folder / "unet", load_vae(folder / "vae"), unet, tensors_of(unet), {**FACTS, **facts}, "# a card\n")
     return folder / "unet"
 
 

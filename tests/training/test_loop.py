@@ -14,7 +14,7 @@ from torch import nn
 from dualdiff.core.errors import ConfigError, DataError, DualdiffError, Interrupted
 from dualdiff.core.rng import Stream
 from dualdiff.data.loader import Batch
-from dualdiff.models.layers import MPConv
+from dualdiff.models.layers import MPConv, renormalise
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.loop import Loop
 from dualdiff.training.objective import Loss, Place, Validation
@@ -385,3 +385,65 @@ def test_a_record_that_cannot_be_written_says_what_is_saved(tmp_path: Path) -> N
     with pytest.raises(DualdiffError, match=r"metrics.jsonl cannot be written") as raised:
         Run(tmp_path / "run", IDENTITY, "").record(5, {"loss": 1.0})
     assert "step 4 is saved" in raised.value.hint
+
+
+def test_a_run_of_the_first_version_of_the_optimizer_resumes_and_says_so(tmp_path: Path, caplog) -> None:
+    fit(tmp_path, steps=8)
+    state = tmp_path / "checkpoints" / "00000008" / "state.json"
+    known = json.loads(state.read_text())
+    del known["optimizer"]
+    state.write_text(json.dumps(known))
+    with caplog.at_level(logging.INFO, "dualdiff"):
+        assert fit(tmp_path, steps=12).step == 12
+        assert "optimizer of another version" in caplog.text
+        caplog.clear()
+        fit(tmp_path, steps=16)
+    assert "optimizer of another version" not in caplog.text
+
+
+class Small(nn.Module):
+    """A network with an output gain: where that starts at 0, so do all gradients but the gain's."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.gain = MPConv(4, 32, 0), MPConv(32, 4, 0), nn.Parameter(torch.tensor(gain))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(nn.functional.silu(self.first(x))) * self.gain
+
+
+class Regression(Toy):
+    """The mean squared error of the network over its elements, as small as that of a large crop."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.model = Small(gain)
+
+    def loss(self, batch: Batch, place: Place) -> Loss:
+        x = batch.tensors["x"]
+        return Loss((self.model(x) - x).square().mean() / ELEMENTS, {})
+
+
+ELEMENTS = 2**14
+
+
+@pytest.mark.parametrize(("gain", "warmup", "steps"), [(0.0, 50, 100), (1.0, 0, 2)])
+def test_the_first_steps_are_those_of_edm2(tmp_path: Path, gain: float, warmup: int, steps: int) -> None:
+    """EDM2's own loop, written out: the loss a sum over elements, the rate from 0, weights normalised beforehand."""
+    objective, paper = Regression(gain), Small(gain)
+    fit(tmp_path, objective, steps=steps, batch_size=8, warmup_steps=warmup, validate_every=100, save_every=100)
+    adam = torch.optim.Adam(paper.parameters(), betas=(0.9, 0.99), eps=1e-8)
+    for step in range(steps):
+        with torch.no_grad():
+            for layer in (paper.first, paper.second):
+                layer.weight /= 1e-4 + layer.weight.square().mean(1, keepdim=True).sqrt()
+        x = Numbers().examples(step * 8, 8).tensors["x"]
+        adam.zero_grad()
+        (paper(x) - x).square().sum(1).mean().backward()
+        for group in adam.param_groups:
+            group["lr"] = 0.01 * (min(step / warmup, 1) if warmup else 1)
+        adam.step()
+    renormalise(paper)
+    for ours, theirs in zip(objective.model.parameters(), paper.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)

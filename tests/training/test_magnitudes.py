@@ -1,72 +1,64 @@
 """Over a training, activations keep the size that they are designed for, and gradients are right."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dualdiff.diffusion.preconditioning import Denoiser, Preconditioning, loss_weight
+from dualdiff.core.rng import Stream
+from dualdiff.data.loader import Batch
+from dualdiff.diffusion.noise_distribution import NoiseConfig
+from dualdiff.losses.spectral import SpectralLossConfig
+from dualdiff.losses.spectral_1d import SpectralLoss1dConfig
+from dualdiff.model_store.latent_space import LatentSpace
 from dualdiff.models.layers import Block, MPConv, mp_silu, renormalise, unit
 from dualdiff.models.unet import Skipped
 from dualdiff.training.config import TrainConfig
-from dualdiff.training.optimizer import learning_rate, make_optimizer
-from dualdiff.training.vae import kl_to_unit
+from dualdiff.training.loop import Loop
+from dualdiff.training.objective import Objective
+from dualdiff.training.resume_check import Unheard
+from dualdiff.training.run_folder import Run
+from dualdiff.training.session import make_accelerator
+from dualdiff.training.unet import UNetObjective, UNetObjectiveConfig
+from dualdiff.training.vae import VAEObjective, VAEObjectiveConfig
 from tests.models.test_unet import inputs, tiny
 from tests.models.test_vae import tiny as tiny_vae
 
-STEPS = 300
+STEPS = 200
 
 
-def textures(count: int, generator: torch.Generator) -> Tensor:
-    """Latents with structure: a wave along time in each channel, the same in all rows, of standard deviation 0.5."""
-    time = torch.arange(8) / 8
-    phases = torch.rand(count, 4, 1, 1, generator=generator)
-    return (0.5 * math.sqrt(2) * torch.cos(2 * math.pi * (time + phases))).expand(count, 4, 16, 8).contiguous()
+def textures(numbers: range, rows: int = 16, columns: int = 8) -> Tensor:
+    """Examples (B, 4, F, N) with structure: a wave along time in each channel, alike in all rows, of deviation 0.5."""
+    time = torch.arange(columns) / columns
+    phases = torch.stack([torch.rand(4, 1, 1, generator=Stream(0).torch(f"{number}")) for number in numbers])
+    return (0.5 * math.sqrt(2) * torch.cos(2 * math.pi * (time + phases))).repeat(1, 1, rows, 1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_activations_of_every_block_keep_unit_size_over_a_training(dtype: torch.dtype) -> None:
-    unet = tiny(base_channels=16, dropout=0.1)
-    unet.compute_dtype = dtype
-    denoise, scales = Denoiser(unet, 0.5), Preconditioning(0.5)
-    optimizer, generator = make_optimizer(unet), torch.Generator().manual_seed(0)
-    config = TrainConfig(steps=STEPS, learning_rate=0.01, warmup_steps=20, decay_after_steps=100)
-    sizes: list[list[float]] = []
+class Textures:
+    """Textures as what the two objectives train on: latents with labels, and "waveforms" that are samples already."""
 
-    def watch(_module: nn.Module, _inputs: object, y: Tensor) -> None:
-        sizes[-1].append(y.detach().float().square().mean().sqrt().item())
-
-    for block in [*unet.encoder, *unet.decoder]:
-        block.register_forward_hook(watch)
-    losses = []
-    for step in range(1, STEPS + 1):
-        sizes.append([])
-        latents, games = textures(8, generator), torch.eye(3)[torch.randint(3, (8,), generator=generator)]
-        sigma = (torch.randn(8, generator=generator) - 0.4).exp()
-        noise = torch.randn(latents.shape, generator=generator)
-        denoised = denoise(latents + sigma.view(-1, 1, 1, 1) * noise, sigma, games)
-        error = (denoised - latents).square().flatten(1).mean(1) * loss_weight(sigma, 0.5)
-        u = unet.uncertainty(scales.c_noise(sigma))
-        optimizer.zero_grad()
-        torch.autograd.backward((error / u.exp() + u).mean())
-        optimizer.param_groups[0]["lr"] = learning_rate(step, config)
-        optimizer.step()
-        renormalise(unet)
-        losses.append(error.mean().item())
-    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])  # it did train
-    assert len(sizes[0]) == len(unet.encoder) + len(unet.decoder)
-    assert min(map(min, sizes)) > 0.5
-    assert max(map(max, sizes)) < 2
+    def examples(self, first: int, count: int) -> Batch:
+        numbers = range(first, first + count)
+        labels = torch.eye(3)[torch.tensor([number % 3 for number in numbers])]
+        waveform = 2 * textures(numbers, rows=32, columns=16)[:, :2]
+        tensors = {"latents": textures(numbers), "labels": labels, "waveform": waveform}
+        return Batch(tensors, [f"example {number}" for number in numbers])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_so_do_those_of_the_vae(dtype: torch.dtype) -> None:
-    vae = tiny_vae(base_channels=16, channel_mults=(1, 2))
-    vae.compute_dtype = dtype
-    optimizer, generator = make_optimizer(vae), torch.Generator().manual_seed(0)
-    config = TrainConfig(steps=STEPS, learning_rate=0.01, warmup_steps=20, decay_after_steps=100)
-    blocks = [layer for layer in vae.modules() if isinstance(layer, Block)]
+class AsItIs:
+    """A format whose samples are what it is given."""
+
+    sample_rate = 32000
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        return waveform
+
+
+def sizes_over_a_training(objective: Objective, blocks: list[nn.Module], folder: Path, batch: int) -> list[list[float]]:
+    """The RMS of what each block gives at each step, as the loop trains an objective."""
     sizes: list[list[float]] = []
 
     def watch(_module: nn.Module, _inputs: object, y: Tensor) -> None:
@@ -74,21 +66,51 @@ def test_so_do_those_of_the_vae(dtype: torch.dtype) -> None:
 
     for block in blocks:
         block.register_forward_hook(watch)
-    losses = []
-    for step in range(1, STEPS + 1):
-        sizes.append([])
-        sample = 2 * textures(4, generator)[:, :2].repeat(1, 1, 2, 1)
-        mode, std = vae.posterior(sample)
-        drawn = vae.draw(mode, std, torch.randn(mode.shape, generator=generator))
-        error = (vae.decode(drawn) - sample).square().mean()
-        optimizer.zero_grad()
-        torch.autograd.backward(error + 0.1 * kl_to_unit(drawn))
-        optimizer.param_groups[0]["lr"] = learning_rate(step, config)
-        optimizer.step()
-        renormalise(vae)
-        losses.append(error.item())
-    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])  # it did train
-    assert len(sizes[0]) == len(blocks) > 5
+    blocks[0].register_forward_pre_hook(lambda *_: sizes.append([]))
+    config = TrainConfig(
+        run="sizes", steps=STEPS, batch_size=batch, warmup_steps=20, decay_after_steps=100, save_every=STEPS
+    )
+    run = Run(folder, {}, "")
+    run.open()
+    Loop(Unheard(objective), Textures(), config, run, make_accelerator(torch.device("cpu")), seed=0).fit()
+    return [own for own in sizes if own]
+
+
+def losses(folder: Path, name: str) -> list[float]:
+    """A term of the loss by the record: its means over 20 steps each."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)[name] for line in lines if name in json.loads(line)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_of_every_block_keep_unit_size_over_a_training(tmp_path: Path, dtype: torch.dtype) -> None:
+    unet = tiny(base_channels=16, dropout=0.1)
+    unet.compute_dtype = dtype
+    space = LatentSpace(mean=(0.0,) * 4, std=(1.0,) * 4, sigma_min=0.05)
+    noise = NoiseConfig(law="log-normal")
+    objective = UNetObjective(unet, None, space, ("A", "B", "C"), UNetObjectiveConfig(), noise)  # type: ignore[arg-type]
+    blocks = [*unet.encoder, *unet.decoder]
+    sizes = sizes_over_a_training(objective, blocks, tmp_path, 8)
+    errors = losses(tmp_path, "denoising")
+    assert errors[-1] < 0.8 * errors[0]  # it did train
+    assert len(sizes) == STEPS
+    assert {len(own) for own in sizes} == {len(blocks)}
+    assert min(map(min, sizes)) > 0.5
+    assert max(map(max, sizes)) < 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_so_do_those_of_the_vae(tmp_path: Path, dtype: torch.dtype) -> None:
+    vae = tiny_vae(base_channels=16, channel_mults=(1, 2))
+    vae.compute_dtype = dtype
+    blocks = [layer for layer in vae.modules() if isinstance(layer, Block)]
+    loss = SpectralLossConfig(block_sizes=(8,), overlap=2)
+    objective = VAEObjective(vae, AsItIs(), VAEObjectiveConfig(), loss, SpectralLoss1dConfig())  # type: ignore[arg-type]
+    sizes = sizes_over_a_training(objective, blocks, tmp_path, 4)
+    errors = losses(tmp_path, "reconstruction")
+    assert errors[-1] < 0.6 * errors[0]  # it did train
+    assert len(sizes) == STEPS
+    assert {len(own) for own in sizes} == {len(blocks)}
     assert min(map(min, sizes)) > 0.5
     assert max(map(max, sizes)) < 2
 

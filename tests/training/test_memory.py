@@ -58,6 +58,16 @@ def test_the_largest_micro_batch_that_fits_is_found_by_trying(most: int, expecte
     assert all(parameter.grad is None for parameter in trial.objective.model.parameters())
 
 
+def test_each_kind_of_device_says_in_its_own_words_that_memory_ran_out() -> None:
+    for words in (
+        "MPS backend out of memory (MPS allocated: 5.10 GiB, max allowed: 9.07 GiB). Tried to allocate 4.00 GiB.",
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried ...",
+    ):
+        assert memory.is_out_of_memory(RuntimeError(words))
+    assert memory.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not memory.is_out_of_memory(ValueError("out of memory"))
+
+
 def test_an_error_that_is_not_about_memory_is_none() -> None:
     def broken(size: int) -> None:
         raise RuntimeError("shapes cannot be multiplied")

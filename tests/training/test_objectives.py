@@ -22,7 +22,7 @@ from dualdiff.project.settings import open_project
 from dualdiff.tasks.train import prepare
 from dualdiff.training.config import UNetObjectiveConfig, VAEObjectiveConfig
 from dualdiff.training.objective import Loss, Place
-from dualdiff.training.unet import UNetObjective
+from dualdiff.training.unet import UNetObjective, by_level
 from dualdiff.training.vae import VAEObjective, kl_to_unit
 from tests.conftest import TINY
 from tests.models.test_unet import tiny
@@ -244,3 +244,11 @@ def test_the_gain_of_rhythm_learns() -> None:
     rhythm = torch.randn(BATCH, RHYTHM_CHANNELS, 8, generator=torch.Generator().manual_seed(4))
     objective.loss(Batch({**batch.tensors, "rhythm": rhythm}, batch.names), at(0)).total.backward()
     assert objective.model.rhythm_gain.grad.abs() > 0
+
+
+def test_every_band_of_noise_levels_can_be_reached() -> None:
+    sigma = 4.0 ** torch.arange(-6, 6) * 1.5
+    bands = by_level(torch.ones(len(sigma)), sigma)
+    assert len(bands) == 7
+    assert all(count > 0 for _, count in bands.values())
+    assert sum(float(count) for _, count in bands.values()) == len(sigma)

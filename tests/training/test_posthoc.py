@@ -19,7 +19,7 @@ from dualdiff.training.ema.snapshots import rebuild
 def test_a_width_may_name_a_step() -> None:
     assert parse_average("0.07") == (0.07, None)
     assert parse_average("0.07@5000") == (0.07, 5000)
-    for wrong in ("wide", "0.07@", "0.07@x"):
+    for wrong in ("wide", "0.07@", "0.07@x", "0.07@0", "0.07@-5"):
         with pytest.raises(UsageError, match="is no width"):
             parse_average(wrong)
 
@@ -94,8 +94,8 @@ def test_inspect_shows_costs_and_noise_of_a_run(chain: Path, tmp_path: Path, run
     run = chain / "runs" / "unet"
     measures = json.loads(run_cli("inspect", run, "--json").stdout)["measures"]  # type: ignore[attr-defined]
     names = {row["measure"] for row in measures}
-    assert {"step_s", "memory_mib", "learning_rate", "gradient_norm", "ema_beta at width 0.1"} <= names
-    assert any(name.startswith("validation/held_out at ") for name in names)
+    assert {"step_s", "memory_mib", "learning_rate", "gradient_norm", "ema_beta/width_0.1"} <= names
+    assert any(name.startswith("validation/held_out/game/") for name in names)
     page = tmp_path / "run.html"
     assert run_cli("inspect", run, "--html", page).code == 0  # type: ignore[attr-defined]
     assert {title for title in ("noise law over ln sigma", "u over ln sigma") if title in page.read_text()} == {

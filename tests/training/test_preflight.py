@@ -85,10 +85,9 @@ def test_statistics_of_another_scale_are_refused_and_mending_them_is_enough(trai
 def test_latents_far_from_the_design_of_their_vae_are_refused(chain: Path, caplog: pytest.LogCaptureFixture) -> None:
     vae = load_vae(chain / "models" / "vae").vae
     index = LatentIndex.open(chain / "latents")
-    for factor, refused in ((9.0, True), (0.1, True)):
+    for factor in (9.0, 0.1):
         with pytest.raises(DataError, match=r"have RMS .*, their VAE is designed for 0.99"):
             require_design(replace(index, mean=(0.0,) * 4, std=(factor,) * 4), vae)
-        assert refused
     with caplog.at_level(logging.WARNING):
         require_design(replace(index, mean=(0.0,) * 4, std=(1.0,) * 4), vae)
         assert not caplog.records
@@ -270,7 +269,7 @@ def test_facts_of_each_game_go_into_the_model(chain: Path) -> None:
     assert measured
     assert all(0 < loss < 100 for loss in measured)
     lines = [json.loads(line) for line in (chain / "runs" / "unet" / "metrics.jsonl").read_text().splitlines()]
-    assert any(name.startswith("denoising at sigma") for line in lines for name in line)
+    assert any(name.startswith("denoising/sigma_") for line in lines for name in line)
     assert len(lines[-1]["noise/u"]) == len(lines[-1]["noise/noise_density"]) == len(lines[-1]["noise/log_sigma"])
     demos = {path.name for path in (chain / "runs" / "unet" / "demos").iterdir()}
     seeds = {f"00000004-seed{seed}.{kind}" for seed in (0, 1) for kind in ("flac", "png")}

@@ -141,4 +141,3 @@ def test_the_proof_says_what_differs(chain: Path, monkeypatch: pytest.MonkeyPatc
     found = check_resume(open_project(chain, [*TINY, f'dataset.folder="{music}"']), "unet")
     assert any(words.startswith("model: ") and " by up to " in words for words in found.differences)
     assert any("optimizer: " in words for words in found.differences)
-    assert torch.get_num_threads() == 1

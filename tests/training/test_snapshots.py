@@ -107,6 +107,7 @@ def test_an_earlier_step_is_rebuilt_from_its_own_snapshots(tmp_path: Path) -> No
         (0.01, None, "width 0.01 cannot be rebuilt"),
         (0.1, 999, "not of step 999"),
         (0.1, 1, "not of step 1"),
+        (0.1, 0, "not of step 0"),
     ],
 )
 def test_what_cannot_be_rebuilt_is_refused(tmp_path: Path, width: float, step: int | None, message: str) -> None:

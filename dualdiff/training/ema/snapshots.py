@@ -88,7 +88,7 @@ def plan(folder: Path, width: float, step: int | None = None) -> Rebuilt:
     if not stored:
         raise DataError(f"{folder} holds no weight averages", "name the run folder of a training, as runs/unet")
     newest = stored[-1][0]
-    target = step or newest
+    target = newest if step is None else step
     if target > newest or target < stored[0][0]:
         raise DataError(
             f"{folder} has averages of steps {stored[0][0]} to {newest}, not of step {target}",
