@@ -173,9 +173,12 @@ def generate(
         jobs = batch_file.jobs_of_list(rows, order, pipeline, config, changed)
     folder = opened.path(config.out)
     beside = ([PICTURE] if picture else []) + ([SIDECAR] if sidecar else [])
-    output.require_free([folder / f"{job.stem}{end}" for job in jobs for end in (f".{job.kind}", *beside)], force)
+    files = [folder / f"{job.stem}{end}" for job in jobs for end in (f".{job.kind}", *beside)]
+    output.require_free(files, force)
+    batches = pipeline.batches([job.request for job in jobs])  # loads the model, or refuses it
+    output.make_folders(files)
     done = 0
-    for batch in pipeline.batches([job.request for job in jobs]):
+    for batch in batches:
         with console.progress(_label(done, len(batch), len(jobs))) as progress:
             for clip in pipeline.render(batch, progress):
                 job = jobs[done]

@@ -163,12 +163,11 @@ def loop_lost(request: Request, clip: "Clip") -> list[str]:
 
 
 def require_free(paths: list[Path], force: bool) -> None:
-    """Refuse, before any work is done, files that exist already and folders that cannot be written to.
+    """Refuse, before a model is loaded, files that exist already; nothing is written.
 
     Raises:
-        UsageError: a file exists and `force` is not set, two clips would go into one file, or a folder is to be made
-            that is called as a file is.
-        DualdiffError: the folder cannot be made or written to.
+        UsageError: a file exists and `force` is not set, two clips would go into one file, or a folder to be made has
+            the name of an audio file.
     """
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
@@ -177,6 +176,15 @@ def require_free(paths: list[Path], force: bool) -> None:
     for folder in {path.parent for path in paths}:
         if folder.suffix.lower() in SUFFIXES and not folder.exists():
             raise UsageError(f"{folder} is to be a folder, and has the name of a file", "name the file with --name")
+
+
+def make_folders(paths: list[Path]) -> None:
+    """Make the folders of some files, marked as the program's own where they are new, and test that they take files.
+
+    Raises:
+        DualdiffError: a folder cannot be made or written to.
+    """
+    for folder in {path.parent for path in paths}:
         is_new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)

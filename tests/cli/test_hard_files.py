@@ -229,7 +229,7 @@ def test_progress_names_the_file_in_hand(project, music, monkeypatch):
     monkeypatch.setattr(scanning, "measure", measure)
     config = open_project(project, ()).settings.dataset
     scanning.scan(project, config, progress=lambda done, total, note="": heard.append(note), processes=1)
-    assert len([note for note in heard if note]) == 8
+    assert len([note for note in heard if note and not note.startswith("beats of ")]) == 8
 
 
 def tunes_of_midi():

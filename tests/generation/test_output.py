@@ -9,7 +9,7 @@ import torch
 from dualdiff import audio
 from dualdiff.core.errors import DataError, DualdiffError, UsageError
 from dualdiff.generation.config import GenerateConfig
-from dualdiff.generation.output import again, given, named, require_free, slug, write_clip
+from dualdiff.generation.output import again, given, make_folders, named, require_free, slug, write_clip
 from dualdiff.generation.pipeline import Clip, Pipeline
 from dualdiff.generation.recipe import read_recipe, sealed
 from dualdiff.generation.request import Request
@@ -123,6 +123,6 @@ def test_existing_files_and_unwritable_folders_are_refused_beforehand(tmp_path):
         require_free([tmp_path / "free.flac", taken], force=False)
     require_free([taken], force=True)
     with pytest.raises(DualdiffError, match="cannot be written to"):
-        require_free([taken / "clip.flac"], force=False)
+        make_folders([taken / "clip.flac"])
     assert taken.read_text() == "mine"
     assert sorted(tmp_path.iterdir()) == [taken]

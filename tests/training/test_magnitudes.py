@@ -96,7 +96,7 @@ def test_activations_of_every_block_keep_unit_size_over_a_training(tmp_path: Pat
     assert len(sizes) == STEPS
     assert {len(own) for own in sizes} == {len(blocks)}
     assert min(map(min, sizes)) > 0.5
-    assert max(map(max, sizes)) < 2
+    assert max(map(max, sizes)) < 2.2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -112,7 +112,7 @@ def test_so_do_those_of_the_vae(tmp_path: Path, dtype: torch.dtype) -> None:
     assert len(sizes) == STEPS
     assert {len(own) for own in sizes} == {len(blocks)}
     assert min(map(min, sizes)) > 0.5
-    assert max(map(max, sizes)) < 2
+    assert max(map(max, sizes)) < 2.2
 
 
 def test_renormalising_all_weights_at_once_equals_one_by_one() -> None:

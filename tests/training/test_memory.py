@@ -116,6 +116,7 @@ def test_a_run_keeps_the_micro_batches_that_it_began_with(tmp_path: Path, monkey
         started = job(tmp_path / "run", grad_accum_steps=0, batch_size=4)
         started.run.open()
         assert with_micro_batch(started).grad_accum_steps == expected
+        started.run.begin()  # as the first step does: a run that has not begun keeps nothing
     other = job(tmp_path / "other", grad_accum_steps=0, batch_size=4)
     other.run.open()
     assert with_micro_batch(other).grad_accum_steps == 4
@@ -147,7 +148,8 @@ def test_a_disk_too_small_for_the_checkpoints_is_told(tmp_path: Path, monkeypatc
     model, config = Toy().model, TrainConfig(ema_widths=(0.05, 0.1), keep_checkpoints=2, keep_ema_snapshots=4)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     needed, _ = preflight.require_disk(tmp_path / "run", model, config)
-    assert needed == 4 * parameters * ((1 + 2 + 2) * 3 + 2 * 5 + 1)
+    # two checkpoints; five snapshots of both averages; the exported model and the one that it replaces
+    assert needed == 4 * parameters * ((1 + 2 + 2) * 2 + 2 * 5 + 2)
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: type("U", (), {"free": needed - 1})())
     with pytest.raises(DualdiffError, match="and this training needs"):
         preflight.require_disk(tmp_path / "run", model, config)

@@ -115,9 +115,9 @@ def test_a_second_training_of_a_run_is_refused_and_the_first_goes_on(
         os.waitpid(child, 0)
     assert outcome.code == 1  # type: ignore[attr-defined]
     assert f"is trained already, by process {child} (" in outcome.stderr.replace("\n", " ")  # type: ignore[attr-defined]
-    outcome = run_cli(*command, "--set", "unet.train.learning_rate=0.5")
+    outcome = run_cli(*command, "--set", "unet.train.learning_rate=0.02")
     assert outcome.code == 0, "the lock of the killed one is taken over"  # type: ignore[attr-defined]
     after = (project / "runs" / "unet" / "config.toml").read_bytes()
-    assert b"learning_rate = 0.5" not in after, "it had nothing to train"
+    assert b"learning_rate = 0.02" not in after, "it had nothing to train"
     assert json.loads((project / "runs" / "unet" / "data.json").read_text())["tracks"]
     assert before == after or b"steps = 100000" in after
