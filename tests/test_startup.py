@@ -60,7 +60,7 @@ def test_init_imports_no_torch(tmp_path: Path) -> None:
         (["--cfg-interval", "5:1"], "--cfg-interval"),
         (["--ema", "wide"], "--ema wide"),
         (["--game", "Nope"], '"Nope" is not a game of this model'),
-        (["--game", "A:0,B:0"], "sum to"),
+        (["--game", "A:0,B:0"], "are zero"),
         (["--sweep", "A"], "--sweep"),
         (["--sweep", "A..Nope"], "Nope"),
         (["--sweep", "A..B", "--game", "A"], "cannot stand together"),
