@@ -85,9 +85,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; what went wrong is told on stderr, in one line and a hint."""
-    front, debug = _global_flags_first(arguments)
-    started_s = time.monotonic()
+    started_s, debug = time.monotonic(), False
     try:
+        front, debug = _global_flags_first(arguments)
         code = _command().main(args=front, prog_name="dualdiff", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough, as in `dualdiff inspect | head`
