@@ -54,6 +54,7 @@ def denoising_ladder(
     """
     crops = _crops(pipeline, excerpts)
     settings = config or GenerateConfig()
+    settings = replace(settings, sigma_max=settings.sigma_max or pipeline.sigma_max)  # 0: that of the training
     levels = [sigma for sigma in sigmas if pipeline.model.space.sigma_min < sigma < settings.sigma_max]
     total = len(crops) * (len(levels) + 2)
     found: dict[tuple[str, float | None], list[float]] = {}
