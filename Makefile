@@ -9,9 +9,9 @@ INSTALLED := .venv/.installed
 help:
 	@echo "make test    set up .venv, then lint, types and the test suite"
 	@echo "make demo    set up .venv, then write a clip in demo/, with the model that travels with dualdiff; seconds"
-	@echo "make demo-train  set up .venv, then the whole chain on examples/music in demo/; minutes"
+	@echo "make demo-train  set up .venv, then the whole chain on examples/music in demo-train/, a new folder; minutes"
 	@echo "make lint    ruff: rules and format        make types   mypy"
-	@echo "make bench   measure the chain             make clean   remove .venv, demo/ and caches"
+	@echo "make bench   measure the chain             make clean   remove .venv, demo/, demo-train/ and caches"
 
 setup: $(INSTALLED)
 
@@ -35,15 +35,14 @@ types: setup
 	.venv/bin/python -m mypy
 
 demo: setup
-	@rm -rf demo && mkdir demo && cd demo && \
-		../.venv/bin/dualdiff generate --game "Pekka Kana 2:0.7,Freedoom:0.3" --length 20 --out "$$PWD"
+	@mkdir -p demo && cd demo && \
+		../.venv/bin/dualdiff generate --game "Pekka Kana 2:0.7,Freedoom:0.3" --length 20 --out "$$PWD" --force
 
 demo-train: setup
-	@rm -rf demo
-	@PATH="$$PWD/.venv/bin:$$PATH" sh examples/demo.sh demo
+	@PATH="$$PWD/.venv/bin:$$PATH" sh examples/demo.sh demo-train
 
 bench: setup
 	.venv/bin/python benchmarks/chain.py
 
 clean:
-	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv demo demo-train build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
