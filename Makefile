@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml
 	@touch $(INSTALLED)
 
 test: lint types
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup
 	.venv/bin/python -m ruff check .
