@@ -200,7 +200,9 @@ class Cases:
             path.write_text(json.dumps(value), encoding="utf-8")
         else:
             path.write_bytes(mutated(path.read_bytes(), draw, 2048))
-        return quietly(["generate", "--model", str(model), "--steps", "1", "--length", "0.6", "--out", str(self.work)])
+        return quietly(
+            ["generate", "--model", str(model), "--steps", "1", "--length", "0.6", "--out", str(self.work), "--force"]
+        )
 
 
 def write_seeds(folder: Path) -> None:

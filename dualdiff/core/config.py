@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -293,7 +294,9 @@ def build(cls: type[T], table: Mapping[str, Any], source: Source = Source(), pre
             values[key] = _checked(hints[key], value, fields[key].metadata.get("limits", {}))
         except ValueError as error:
             meaning = fields[key].metadata.get("meaning", "")
-            raise ConfigError(f"{source.where(dotted)}: {dotted} = {_toml(value)} {error}", meaning) from None
+            raise ConfigError(
+                f"{source.where(dotted)}: {dotted} = {_shortened(_toml(value))} {error}", meaning
+            ) from None
     try:
         return cls(**values)
     except ValueError as error:  # a bad combination, refused by the config itself in words
@@ -319,9 +322,14 @@ def _checked(kind: Any, value: Any, limits: Mapping[str, float]) -> Any:
     return _checked_scalar(kind, value, limits)
 
 
+def _shortened(text: str) -> str:
+    """A value for one line of an error: its beginning, where it is long."""
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
 def _checked_scalar(kind: Any, value: Any, limits: Mapping[str, float]) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
     if kind not in words:
         raise TypeError(f"a setting cannot be of type {kind}")
@@ -329,6 +337,8 @@ def _checked_scalar(kind: Any, value: Any, limits: Mapping[str, float]) -> Any:
         raise ValueError(f"is not {words[kind]}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("is not a finite number")
+    if kind is int and not -(2**63) <= value < 2**63:
+        raise ValueError("is out of range: it must fit into 64 bits")
     checks = {
         "at least": lambda bound: value >= bound,
         "at most": lambda bound: value <= bound,

@@ -202,3 +202,10 @@ def test_brackets_without_end_are_refused_as_toml(text):
     with pytest.raises(ConfigError, match="not valid TOML"):
         parse_toml(text, "dualdiff.toml")
     assert parse_override("net.blocks=" + "[" * 2000) == ("net.blocks", "[" * 2000)
+
+
+@pytest.mark.parametrize(("key", "reason"), [("rate", "is not a finite number"), ("steps", "must fit into 64 bits")])
+def test_a_number_beyond_all_use_is_refused_in_a_short_line(key, reason):
+    with pytest.raises(ConfigError, match=reason) as error:
+        read(Settings, f"[net.train]\n{key} = {'9' * 400}\n", "dualdiff.toml")
+    assert len(error.value.message) < 200
