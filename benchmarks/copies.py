@@ -20,8 +20,8 @@ import torch
 
 from dualdiff import audio
 from dualdiff.core.types import Waveform
-from dualdiff.inspection.clip_analysis import Ear
-from dualdiff.inspection.project_context import Around
+from dualdiff.inspection.clip_analysis import ClipAnalyser
+from dualdiff.inspection.project_context import ProjectContext
 
 RATE = 32000
 LENGTH_S, COPY_S, AT_S = 20, 8, 6
@@ -66,8 +66,8 @@ def main() -> None:
         heldout.measure(Path(sys.argv[2]))
         return
     root, clips = Path(sys.argv[1]), [Path(word) for word in sys.argv[2:]]
-    around = Around.of(root / "dualdiff.toml", root)
-    ear = Ear(around)
+    around = ProjectContext.of(root / "dualdiff.toml", root)
+    ear = ClipAnalyser(around)
     index = around.latents
     if index is None:
         sys.exit("the project has no latents")

@@ -42,7 +42,7 @@ MUSIC = ("multi_resolution_stft", "chroma_cosine", "onset_correlation", "coheren
 MEL, MULTIMEL = MelFormat(), MultiMelFormat()
 REFERENCE = Stft(MEL.window, MEL.config.n_fft, MEL.hop_length)
 INVERSE = mel_inverse(MEL.filters, MEL.config.n_fft)
-Way = Callable[[Sample], Waveform]
+Method = Callable[[Sample], Waveform]
 
 
 def original(sample: Sample) -> Waveform:
@@ -71,7 +71,7 @@ def plain_original(sample: Sample) -> Waveform:
     return waveform
 
 
-def of_quality(quality: str, made: AbstractMel = MEL) -> Way:
+def of_quality(quality: str, made: AbstractMel = MEL) -> Method:
     """A format's own way back."""
     return lambda sample: made.decode(sample, quality=quality)[0]
 
@@ -104,7 +104,7 @@ def excerpt(path: Path, duration_s: float, start_s: float | None = None) -> Wave
     return levelled[:, : levelled.shape[-1] // MEL.hop_length * MEL.hop_length]
 
 
-def errors(way: Way, waveforms: Sequence[Waveform], made: AbstractMel = MEL) -> list[float]:
+def errors(way: Method, waveforms: Sequence[Waveform], made: AbstractMel = MEL) -> list[float]:
     """Both errors of a format's mel, the measures of `MUSIC` in the mean, and the notes' F1 over all of them."""
     rows, common, total = [], 0, 0
     for waveform in waveforms:
@@ -151,7 +151,7 @@ def main() -> None:
     iterations = ITERATIONS["pghi"]
     equal = griffin_lim(MEL, iterations["default"], seed=0)
     reference = MelFormat(MelConfig(phase="fgla"))
-    ways: dict[str, tuple[AbstractMel, Way, Way]] = {  # name: format, what errors are measured of, and times
+    ways: dict[str, tuple[AbstractMel, Method, Method]] = {  # name: format, what errors are measured of, and times
         "mel: original fgla, 400": (MEL, original, plain_original),
         "mel: fgla of the package, 400": (MEL, *(lambda sample: reference.decode(sample)[0],) * 2),
         f"mel: torchaudio Griffin-Lim, {iterations['default']}": (MEL, *(lambda sample: equal(sample, silent)[0],) * 2),

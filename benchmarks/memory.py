@@ -26,7 +26,7 @@ from dualdiff.models.vae import VAE
 from dualdiff.project.settings import Settings, preset
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.memory import state_bytes
-from dualdiff.training.objective import Objective, Place
+from dualdiff.training.objective import BatchPosition, Objective
 from dualdiff.training.unet import UNetObjective
 from dualdiff.training.vae import VAEObjective
 
@@ -73,7 +73,7 @@ def counted(network: str, settings: Settings, config: TrainConfig) -> tuple[int,
         tracker = MemTracker()
         tracker.track_external(objective.model)
         with tracker:
-            loss = objective.loss(batch, Place(0, 0, micro, Stream(0).at("step", 0)))
+            loss = objective.loss(batch, BatchPosition(0, 0, micro, Stream(0).at("step", 0)))
             torch.autograd.backward(loss.total)
     parameters = sum(parameter.numel() for parameter in objective.model.parameters())
     peak = sum(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())

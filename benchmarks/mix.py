@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from dualdiff.evaluation.game_classifier import load_mix
+from dualdiff.evaluation.game_classifier import load_game_classifier
 from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.model_store.autoencoder import latents_of
@@ -40,7 +40,7 @@ def mean_rank(values: list[float], value: float) -> float:
 
 def main() -> None:
     """Write the clips, score them, and print the table."""
-    pipeline, meter = Pipeline.load(sys.argv[1]), load_mix(Path(sys.argv[1]))
+    pipeline, meter = Pipeline.load(sys.argv[1]), load_game_classifier(Path(sys.argv[1]))
     if meter is None:
         sys.exit("this model has no classifier of its games")
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}

@@ -33,8 +33,8 @@ from dualdiff.data.manifest import Row, read_ledger, used
 from dualdiff.evaluation.distances import Estimate, frechet, kernel, with_interval
 from dualdiff.evaluation.embedding import embed
 from dualdiff.evaluation.feature_spaces import audio_space, fingerprint, latent_space
-from dualdiff.evaluation.game_classifier import load_mix
-from dualdiff.evaluation.memorization import CopyFinder
+from dualdiff.evaluation.game_classifier import load_game_classifier
+from dualdiff.evaluation.memorization import MemorizationTest
 from dualdiff.evaluation.metrics import METRICS, spectral_flatness
 from dualdiff.evaluation.vae_reconstruction import reconstruction
 from dualdiff.generation.pipeline import Clip, Pipeline
@@ -141,7 +141,7 @@ def latents_of(pipeline: Pipeline, clip: Clip) -> Tensor:
 
 def mix_table(pipeline: Pipeline, folder: Path, made: Sequence[Made]) -> list[str]:
     """What was asked for and what a classifier of latents hears, by request."""
-    meter = load_mix(folder)
+    meter = load_game_classifier(folder)
     if meter is None:
         return ["The model has no classifier of mixes."]
     heard: dict[str, list[dict[str, float]]] = {}
@@ -165,7 +165,7 @@ def copies(project: Project, pipeline: Pipeline, made: Sequence[Made]) -> str:
     index = LatentIndex.open(project.path(project.settings.encode.folder))
     space, into = latent_space(index)
     heard = audio_space(index, read_prints(prints_path(project.root)))
-    finder = CopyFinder(index, [space, heard] if heard else [space])
+    finder = MemorizationTest(index, [space, heard] if heard else [space])
     found = []
     for one in made:
         series = {space.name: into(latents_of(pipeline, one.clip))}

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from statistics import mean, median
 
-from dualdiff.evaluation.game_classifier import load_mix
+from dualdiff.evaluation.game_classifier import load_game_classifier
 from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.generation.request import Request
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     options = parser.parse_args()
     folder = named_model(options.model)
-    pipeline, meter = Pipeline.load(folder), load_mix(folder)
+    pipeline, meter = Pipeline.load(folder), load_game_classifier(folder)
     if meter is None:
         sys.exit("this model has no classifier of its games")
     config = GenerateConfig(steps=options.steps)

@@ -18,9 +18,9 @@ from statistics import median
 
 from dualdiff import audio
 from dualdiff.data.manifest import LEDGER_NAME, read_ledger, write_ledger
-from dualdiff.evaluation.memorization import Calibration, Copies
-from dualdiff.inspection.clip_analysis import Ear
-from dualdiff.inspection.project_context import Around
+from dualdiff.evaluation.memorization import Calibration, Memorization
+from dualdiff.inspection.clip_analysis import ClipAnalyser
+from dualdiff.inspection.project_context import ProjectContext
 
 MUSIC = Path(__file__).resolve().parent.parent / "examples" / "music"
 RATE = 32000
@@ -100,7 +100,7 @@ def excerpts_of(work: Path, tracks: Sequence[Path]) -> list[Path]:
     return found
 
 
-def told_of(ear: Ear, path: Path, without: str = "") -> Copies:
+def told_of(ear: ClipAnalyser, path: Path, without: str = "") -> Memorization:
     """What `inspect` says a piece may have copied; compared with all tracks but one."""
     if ear.finder is None:
         sys.exit("the project has no latents")
@@ -115,7 +115,7 @@ def told_of(ear: Ear, path: Path, without: str = "") -> Copies:
     return found
 
 
-def row(what: str, told: Sequence[Copies]) -> str:
+def row(what: str, told: Sequence[Memorization]) -> str:
     """A line of the table."""
     flagged = sum(own.flagged for own in told)
     stated, scaled = max(own.stated_rate for own in told), [own.scaled for own in told]
@@ -130,7 +130,7 @@ def measure(project: Path, work: Path) -> None:
         prepare(project / "models" / "vae", work)
     dualdiff(work, "unet", "train", *changes())  # goes on where it stopped; does nothing when it is done
     (learned, held_out), clips = parts(), clips_of(work)
-    ear = Ear(Around.of(work / "dualdiff.toml", work))
+    ear = ClipAnalyser(ProjectContext.of(work / "dualdiff.toml", work))
     print(f"## A model overfitted on purpose\n\n{datetime.date.today()}, on a CPU (not measured on a GPU).", end=" ")
     print("`python benchmarks/copies.py --overfit PROJECT WORK`.\n")
     print(f"The nano UNet with {CHANNELS} base channels, {STEPS} steps of {BATCH} crops of 8.192 s, on", end=" ")

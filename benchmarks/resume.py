@@ -27,7 +27,7 @@ import torch
 from dualdiff import cli
 from dualdiff.project.settings import open_project, project_toml
 from dualdiff.tasks.train import prepare
-from dualdiff.training.resume_check import Unheard
+from dualdiff.training.resume_check import WithoutPreviews
 from dualdiff.training.session import with_micro_batch
 
 MUSIC = Path(__file__).resolve().parents[1] / "examples" / "music"
@@ -86,7 +86,7 @@ def trainer(project: Path, network: str, workers: int) -> Callable[[Path], None]
         job = prepare(opened, network, folder).job
         job.run.open()
         loop = job.loop(with_micro_batch(job))
-        loop.objective = Unheard(loop.objective)
+        loop.objective = WithoutPreviews(loop.objective)
         loop.fit()
 
     return train

@@ -45,7 +45,7 @@ from dualdiff.training.ema.snapshots import is_due
 from dualdiff.training.loop import Loop, Trial
 from dualdiff.training.memory import memory_bytes
 from dualdiff.training.optimizer import make_optimizer
-from dualdiff.training.resume_check import Unheard
+from dualdiff.training.resume_check import WithoutPreviews
 from dualdiff.training.run_folder import Run
 from dualdiff.training.session import make_accelerator
 from dualdiff.training.unet import UNetObjective
@@ -209,7 +209,9 @@ def figures(name: str, steps: int, samples: int | None, settings: Settings, devi
         run = Run(Path(folder) / "run", {"network": "unet"}, "")
         run.open()
         never = dict.fromkeys(("report_every", "save_every", "validate_every", "preview_every"), 10**6)
-        loop = Loop(Unheard(objective), source, replace(config, steps=steps, **never), run, make_accelerator(device), 0)  # type: ignore[arg-type]
+        loop = Loop(
+            WithoutPreviews(objective), source, replace(config, steps=steps, **never), run, make_accelerator(device), 0
+        )  # type: ignore[arg-type]
         loop.progress = between
         before_s, started_s = others_s(), time.perf_counter()
         loop.fit()

@@ -17,7 +17,7 @@ import torch
 from dualdiff.core.errors import DataError, DualdiffError
 from dualdiff.data.fingerprint_store import prints_path, write_prints
 from dualdiff.data.manifest import DatasetConfig, Row, write_ledger
-from dualdiff.evaluation.game_classifier import MixMeter, load_mix, mix_part
+from dualdiff.evaluation.game_classifier import GameClassifier, game_classifier_part, load_game_classifier
 from dualdiff.evaluation.training_fingerprints import load_fingerprints
 from dualdiff.generation.pipeline import Pipeline
 from dualdiff.model_store.components import add_part
@@ -337,8 +337,8 @@ def trained(tmp_path):
 
 def test_a_shipped_model_is_half_as_large_and_plays_nearly_the_same(trained, tmp_path):
     model, music = trained
-    meter = MixMeter(("A", "B"), 4, torch.randn(6, 2), torch.randn(2), {"fitted on windows": 3})
-    add_part(model, mix_part(meter))
+    meter = GameClassifier(("A", "B"), 4, torch.randn(6, 2), torch.randn(2), {"fitted on windows": 3})
+    add_part(model, game_classifier_part(meter))
     size = ship.ship(model, music, tmp_path / "nano")
     assert size < 0.7 * sum(path.stat().st_size for path in model.iterdir())
     one, other = (Pipeline.load(folder, precision="float32") for folder in (model, tmp_path / "nano"))
@@ -346,7 +346,7 @@ def test_a_shipped_model_is_half_as_large_and_plays_nearly_the_same(trained, tmp
     noise = torch.randn(1, *one.encode(torch.zeros(2, 32000)).shape[1:])
     decoded = [made.model.vae_model.vae.decode(noise) for made in (one, other)]
     assert 0 < (decoded[0] - decoded[1]).norm() < 0.05 * decoded[0].norm()
-    assert torch.equal(load_mix(tmp_path / "nano").weights, meter.weights)
+    assert torch.equal(load_game_classifier(tmp_path / "nano").weights, meter.weights)
     assert [track.game for track in load_fingerprints(tmp_path / "nano").index.tracks] == ["A", "B"]
     assert "Copyright A" in (tmp_path / "nano" / "NOTICES.txt").read_text(encoding="utf-8")
 

@@ -23,7 +23,7 @@ from dualdiff.models.unet import UNet
 from dualdiff.project.settings import open_project
 from dualdiff.tasks.train import prepare
 from dualdiff.training.memory import micro_batch
-from dualdiff.training.resume_check import prove
+from dualdiff.training.resume_check import compare_resumed
 from tests.conftest import TINY, melody, tiny_settings
 from tests.model_store.test_model import write_model
 from tests.models.test_unet import inputs, tiny
@@ -89,7 +89,7 @@ def test_clips_of_a_batch_are_those_that_each_is_alone(tmp_path: Path, device: s
 def test_a_resumed_training_is_the_straight_one(chain: Path, device: str) -> None:
     """Byte for byte on a CPU; on a GPU, whose sums come in any order, to rounding."""
     project = opened(chain, device)
-    proof = prove(lambda folder: prepare(project, "unet", folder).job, steps=4)
+    proof = compare_resumed(lambda folder: prepare(project, "unet", folder).job, steps=4)
     if device == "cpu":
         assert proof.differences == ()
     far = [line for line in proof.differences if " by up to " in line and float(line.rpartition(" ")[2]) > 1e-2]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dualdiff.core.quality import Quality
     from dualdiff.data.manifest import Row
     from dualdiff.formats.base import Format
-    from dualdiff.pages.comparison_page import Listening
+    from dualdiff.pages.comparison_page import ComparisonPage
     from dualdiff.project.settings import Project
 
 app = typer.Typer(help="The format: waveforms to samples and back.")
@@ -111,7 +111,7 @@ def _compared(
     seconds: float,
     seed: int,
     quality: "Quality",
-    listening: "Listening | None",
+    listening: "ComparisonPage | None",
 ) -> list[dict[str, Any]]:
     """What `evaluation.roundtrip.compare` says, as plain values; with the page of what it lets hear."""
     from dualdiff.evaluation.roundtrip import compare
@@ -132,10 +132,10 @@ def _compared(
     return [{**vars(way), "real_time_factor": way.real_time_factor} for way in ways]
 
 
-def _listening(out: Path | None, made: "Format", force: bool) -> "Listening | None":
-    from dualdiff.pages.comparison_page import Listening
+def _listening(out: Path | None, made: "Format", force: bool) -> "ComparisonPage | None":
+    from dualdiff.pages.comparison_page import ComparisonPage
 
-    return Listening(out, made.sample_rate, force) if out else None
+    return ComparisonPage(out, made.sample_rate, force) if out else None
 
 
 def _quality(name: str | None) -> "Quality":
@@ -148,7 +148,7 @@ def _quality(name: str | None) -> "Quality":
     raise UsageError(f'there is no quality "{name}"', did_you_mean(str(name), QUALITIES) or "draft, default or high")
 
 
-def _show_ways(ways: Sequence[dict[str, Any]], listening: "Listening | None") -> None:
+def _show_ways(ways: Sequence[dict[str, Any]], listening: "ComparisonPage | None") -> None:
     from dualdiff.evaluation.metrics import METRICS
 
     console.say(f"{counted(ways[0]['files'], 'excerpt')}, {ways[0]['audio_s']:.0f} s in all")

@@ -251,18 +251,18 @@ def _write(path: Path, clip: "Clip", picture: bool, sidecar: bool) -> None:
 
     write_clip(path, clip, sidecar)
     if picture:
-        from dualdiff.evaluation.spectrogram_image import Row, write_spectrograms
+        from dualdiff.evaluation.spectrogram_image import SpectrogramRow, write_spectrograms
 
-        write_spectrograms(path.with_suffix(PICTURE), [Row(path.stem, clip.waveform)], clip.sample_rate)
+        write_spectrograms(path.with_suffix(PICTURE), [SpectrogramRow(path.stem, clip.waveform)], clip.sample_rate)
 
 
 def _show_sweep(jobs: "list[Job]", folder: Path, model: Path) -> None:
     """What was asked of each clip of a sweep, and which games it sounds like."""
     from dualdiff.inspection.audio import shares_in_words
-    from dualdiff.inspection.clip_analysis import Ear
-    from dualdiff.inspection.project_context import Around
+    from dualdiff.inspection.clip_analysis import ClipAnalyser
+    from dualdiff.inspection.project_context import ProjectContext
 
-    ear = Ear(Around(model=model), copies=False)
+    ear = ClipAnalyser(ProjectContext(model=model), copies=False)
     for job in jobs:
         heard = ear.hear(folder / job.name)[0]
         found = f"measured {shares_in_words(heard.shares)}" if heard.shares else heard.notes[0]

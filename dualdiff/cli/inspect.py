@@ -9,7 +9,7 @@ from dualdiff.cli import console
 from dualdiff.cli.options import HERE, AsJson, Force
 
 if TYPE_CHECKING:
-    from dualdiff.inspection.report_data import Finding, Sheet
+    from dualdiff.inspection.report_data import Report, ReportTable
 
 SHOWN_ROWS = 40
 """Rows of a table on the terminal; `--json` and `--html` have more."""
@@ -51,7 +51,7 @@ def inspect(
     from dualdiff.inspection import dispatch
     from dualdiff.pages.report import write_report
 
-    asked = dispatch.Asked(project=project, model=model, row=row, copies=copies, part=part, ema=ema)
+    asked = dispatch.InspectOptions(project=project, model=model, row=row, copies=copies, part=part, ema=ema)
     if html:
         refuse_existing([html], force)
     with console.progress("inspect") as progress:
@@ -68,7 +68,7 @@ def inspect(
         console.note(f"next: `{found.next}`")
 
 
-def show_report(found: "Finding") -> None:
+def show_report(found: "Report") -> None:
     """Write a finding to stdout: facts, notes, tables."""
     console.say(f"{found.kind} {found.path.resolve()}")
     console.facts([(name, shown(value)) for name, value in found.facts.items()])
@@ -79,7 +79,7 @@ def show_report(found: "Finding") -> None:
         _show_sheet(sheet)
 
 
-def _show_sheet(sheet: "Sheet") -> None:
+def _show_sheet(sheet: "ReportTable") -> None:
     is_list = len(sheet.columns) == 2  # of settings or recipes: exact, and all to the left
     rows = sheet.rows[:SHOWN_ROWS]
     cells = [[str(shown(cell)) if is_list else shown(cell) for cell in row] for row in rows]

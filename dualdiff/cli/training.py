@@ -70,7 +70,7 @@ def instead_of_training(project: "Project", kind: str, check_resume: bool, previ
         DualdiffError: the training does not resume exactly.
     """
     from dualdiff.core.errors import DualdiffError
-    from dualdiff.tasks.train import check_resume as prove
+    from dualdiff.tasks.train import check_resume as compare_resumed
     from dualdiff.tasks.train import preview_again
 
     if preview is not None:
@@ -79,7 +79,7 @@ def instead_of_training(project: "Project", kind: str, check_resume: bool, previ
     if not check_resume:
         return preview is not None
     with console.progress("check") as progress:
-        proof = prove(project, kind, progress)
+        proof = compare_resumed(project, kind, progress)
     if proof.differences:
         raise DualdiffError(
             f"{proof.steps} steps of {kind} train differ from {proof.stopped_after} + a resume + "

@@ -30,7 +30,7 @@ RATES_KBPS = {"mp3": (32, 320), "opus": (12, 512)}
 
 
 @dataclass(frozen=True)
-class Passed:
+class Reconstruction:
     """A waveform that went there and back, and how long each way took, seconds."""
 
     waveform: Waveform
@@ -40,11 +40,11 @@ class Passed:
     """What was written for it, where it went through a file."""
 
 
-Way = Callable[[Waveform, int, Progress], Passed]
+Method = Callable[[Waveform, int, Progress], Reconstruction]
 """A way there and back for a waveform (2, T) at a sample rate; T stays."""
 
 
-def baseline(name: str, seed: int = 0) -> Way:
+def baseline(name: str, seed: int = 0) -> Method:
     """The way of a name: `fgla-N` or `griffin-lim-N` (N iterations), `mp3-K` or `opus-K` (about K kbit/s).
 
     Raises:
@@ -81,15 +81,15 @@ def _is_there(kind: str) -> bool:
     return f".{kind}" not in audio.WRITABLE or audio.can_write(f".{kind}")
 
 
-def through(format: Format, seed: int, quality: Quality = "default") -> Way:
+def through(format: Format, seed: int, quality: Quality = "default") -> Method:
     """A format as a way; the same seed gives the same waveform."""
     return _way(format, lambda sample, progress: format.decode(sample, seed=seed, quality=quality, progress=progress))
 
 
-def _way(format: Format, decode: Callable[[Sample, Progress], Waveform]) -> Way:
+def _way(format: Format, decode: Callable[[Sample, Progress], Waveform]) -> Method:
     """There by a format, at the loudness, rate and whole frames it wants; back by `decode`."""
 
-    def way(original: Waveform, sample_rate: int, progress: Progress = silent) -> Passed:
+    def way(original: Waveform, sample_rate: int, progress: Progress = silent) -> Reconstruction:
         at_rate = audio.resample(original, sample_rate, format.sample_rate)
         loudness = audio.loudness_lufs(at_rate, format.sample_rate)
         frames = format.num_frames(at_rate.shape[-1])
@@ -104,7 +104,7 @@ def _way(format: Format, decode: Callable[[Sample, Progress], Waveform]) -> Way:
         if math.isfinite(loudness):
             decoded = audio.gain_to(decoded, format.config.loudness_lufs, loudness)
         decoded = audio.resample(decoded, format.sample_rate, sample_rate)
-        return Passed(_of_length(decoded, original.shape[-1]), encoded - started, stopped - encoded)
+        return Reconstruction(_of_length(decoded, original.shape[-1]), encoded - started, stopped - encoded)
 
     return way
 
@@ -115,7 +115,7 @@ def _of_length(waveform: Waveform, length: int) -> Waveform:
     return fitted
 
 
-def _fgla(iterations: int, seed: int) -> Way:
+def _fgla(iterations: int, seed: int) -> Method:
     return through(MelFormat(MelConfig(phase="fgla", phase_iterations=iterations)), seed)
 
 
@@ -136,15 +136,15 @@ def griffin_lim(mel: MelFormat, iterations: int, seed: int) -> Callable[[Sample,
     return decode
 
 
-def _griffin_lim(iterations: int, seed: int) -> Way:
+def _griffin_lim(iterations: int, seed: int) -> Method:
     mel = MelFormat()
     return _way(mel, griffin_lim(mel, iterations, seed))
 
 
-def _codec(suffix: str, bitrate_kbps: int, codec_rate: int | None = None) -> Way:
+def _codec(suffix: str, bitrate_kbps: int, codec_rate: int | None = None) -> Method:
     """A codec as a way, through a file; at its own sample rate where it has one."""
 
-    def way(original: Waveform, sample_rate: int, progress: Progress = silent) -> Passed:
+    def way(original: Waveform, sample_rate: int, progress: Progress = silent) -> Reconstruction:
         file_rate = codec_rate or sample_rate
         at_rate = audio.resample(original, sample_rate, file_rate)
         with tempfile.TemporaryDirectory(prefix="dualdiff-") as folder:
@@ -157,12 +157,12 @@ def _codec(suffix: str, bitrate_kbps: int, codec_rate: int | None = None) -> Way
             actual_kbps = path.stat().st_size * 8 / 1000 * sample_rate / original.shape[-1]
         decoded = audio.resample(decoded, file_rate, sample_rate)
         fitted = _of_length(decoded, original.shape[-1])
-        return Passed(fitted, encoded - started, stopped - encoded, actual_kbps)
+        return Reconstruction(fitted, encoded - started, stopped - encoded, actual_kbps)
 
     return way
 
 
-_KINDS: dict[str, Callable[[int, int], Way]] = {
+_KINDS: dict[str, Callable[[int, int], Method]] = {
     "fgla": _fgla,
     "griffin-lim": _griffin_lim,
     "mp3": lambda bitrate_kbps, seed: _codec(".mp3", bitrate_kbps),

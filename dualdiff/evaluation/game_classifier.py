@@ -38,7 +38,7 @@ _LEAST_SPREAD = 1e-3
 
 
 @dataclass(frozen=True)
-class MixMeter:
+class GameClassifier:
     """A fitted classifier: the softmax of x W + b says how much a window with the statistics x is like each game."""
 
     games: tuple[str, ...]
@@ -82,7 +82,7 @@ def _windows_of(latents: Latents, window: int) -> list[Latents]:
     return [latents[..., first : first + window] for first in [*range(0, last, max(window // 2, 1)), last]]
 
 
-def fit_mix(index: LatentIndex) -> MixMeter:
+def fit_game_classifier(index: LatentIndex) -> GameClassifier:
     """Fit the classifier to the training tracks of some latents.
 
     Raises:
@@ -104,7 +104,7 @@ def fit_mix(index: LatentIndex) -> MixMeter:
         "calibrated": is_calibrated,
         **_held_out_facts(held_out, (weights * temperature, biases * temperature)),
     }
-    return MixMeter(index.games, window, (weights * temperature).float(), (biases * temperature).float(), facts)
+    return GameClassifier(index.games, window, (weights * temperature).float(), (biases * temperature).float(), facts)
 
 
 @dataclass(frozen=True)
@@ -218,14 +218,14 @@ def _held_out_facts(held_out: _Examples, fitted: tuple[Tensor, Tensor]) -> dict[
     }
 
 
-def mix_part(meter: MixMeter) -> Part:
+def game_classifier_part(meter: GameClassifier) -> Part:
     """The classifier as a part of a model."""
     tensors = {"weights": meter.weights, "biases": meter.biases}
     facts = {"games": list(meter.games), "window": meter.window, "mix": dict(meter.facts)}
     return Part(PART, {"name": "lda"}, tensors, ("format", "vae"), facts)
 
 
-def load_mix(folder: Path) -> MixMeter | None:
+def load_game_classifier(folder: Path) -> GameClassifier | None:
     """The classifier in a model's folder; None where the model has none.
 
     Raises:
@@ -236,6 +236,8 @@ def load_mix(folder: Path) -> MixMeter | None:
     description, tensors = read_part(folder, PART)
     facts = description["facts"]
     try:
-        return MixMeter(tuple(facts["games"]), facts["window"], tensors["weights"], tensors["biases"], facts["mix"])
+        return GameClassifier(
+            tuple(facts["games"]), facts["window"], tensors["weights"], tensors["biases"], facts["mix"]
+        )
     except (KeyError, TypeError) as error:
         raise DataError(f"the mix classifier in {folder} is broken: {error}", "make or copy the model again") from error

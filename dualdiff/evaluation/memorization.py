@@ -118,7 +118,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Copies:
+class Memorization:
     """What a clip may have copied."""
 
     scaled: float
@@ -144,7 +144,7 @@ class Copies:
         return rate if rate <= LARGEST_RATE else 0.0
 
 
-class CopyFinder:
+class MemorizationTest:
     """The training tracks of some latents, ready to be compared with."""
 
     def __init__(
@@ -162,7 +162,7 @@ class CopyFinder:
         self.index, self.spaces = index, {space.name: space for space in spaces}
         self.calibration = calibration or self._stored_calibration(progress)
 
-    def find(self, series: Mapping[str, Tensor], length_s: float, start_s: float = 0.0) -> Copies:
+    def find(self, series: Mapping[str, Tensor], length_s: float, start_s: float = 0.0) -> Memorization:
         """What a clip of a length may have copied, from its series (D, M) by space; those may start later in it.
 
         Raises:
@@ -185,7 +185,7 @@ class CopyFinder:
         rate = min(1.0, parts * known.rate(matches[0].scaled))
         flagged = rate <= max(STATED_RATE, smallest) <= LARGEST_RATE
         shown, tracks = tuple(matches[:_SHOWN]), len(known.references)
-        return Copies(matches[0].scaled, rate, smallest, flagged, shown, tracks, parts, part_s)
+        return Memorization(matches[0].scaled, rate, smallest, flagged, shown, tracks, parts, part_s)
 
     def _matches(self, name: str, start_s: float, starts_s: Sequence[float], near: Nearest) -> list[Match]:
         usual = self.calibration.usual.get(name, 1.0)

@@ -11,11 +11,11 @@ from functools import partial
 
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.types import Waveform
-from dualdiff.evaluation.baselines import Way, through
+from dualdiff.evaluation.baselines import Method, through
 from dualdiff.evaluation.denoising_ladder import Rung, denoising_ladder
-from dualdiff.evaluation.memorization import Copies
+from dualdiff.evaluation.memorization import Memorization
 from dualdiff.evaluation.mixes import Adherence, MixedClip, adherence
-from dualdiff.evaluation.music import Measured, MusicExcerpt, MusicRow, by_game, halves, measured, music_row
+from dualdiff.evaluation.music import ExcerptMeasures, MusicExcerpt, MusicRow, by_game, halves, measured, music_row
 from dualdiff.evaluation.shuffling import noise_like, scrambled, with_shuffled_bars, with_transposed_bars
 from dualdiff.evaluation.vae_reconstruction import ThroughVAE
 from dualdiff.generation.config import GenerateConfig
@@ -49,7 +49,7 @@ class ModelMeasures:
     games: Sequence[GameMeasures]
     ladder: Sequence[Rung]
     adherence: Adherence | None
-    memorization: Sequence[Copies] | None
+    memorization: Sequence[Memorization] | None
     examples: Mapping[str, Sequence[MusicExcerpt]]
     """A few excerpts of rows of the table, to listen to."""
 
@@ -70,7 +70,7 @@ def measure_model(
     clips: int,
     config: GenerateConfig,
     shares_of: Callable[[Clip], Mapping[str, float]] | None = None,
-    find_copies: Callable[[Clip], Copies] | None = None,
+    find_copies: Callable[[Clip], Memorization] | None = None,
     progress: Progress = silent,
 ) -> ModelMeasures:
     """Measure a model with `clips` clips as long as the excerpts; with none, the denoising ladder alone.
@@ -117,7 +117,7 @@ def _sound(excerpt: MusicExcerpt) -> tuple[Waveform, int]:
     return excerpt.waveform, excerpt.sample_rate
 
 
-def _passed(way: Way, own: MusicExcerpt, seed: int) -> Waveform:
+def _passed(way: Method, own: MusicExcerpt, seed: int) -> Waveform:
     """An excerpt there and back."""
     return way(own.waveform, own.sample_rate, silent).waveform
 
@@ -137,9 +137,9 @@ def _changed(pipeline: Pipeline, training: Sequence[MusicExcerpt]) -> dict[str, 
     }
 
 
-def _measured(sets: Mapping[str, Sequence[MusicExcerpt]], progress: Progress) -> dict[str, list[Measured]]:
+def _measured(sets: Mapping[str, Sequence[MusicExcerpt]], progress: Progress) -> dict[str, list[ExcerptMeasures]]:
     total, done = sum(map(len, sets.values())), 0
-    found: dict[str, list[Measured]] = {}
+    found: dict[str, list[ExcerptMeasures]] = {}
     for name, excerpts in sets.items():
         for excerpt in excerpts:
             progress(done, total, name)
@@ -148,7 +148,7 @@ def _measured(sets: Mapping[str, Sequence[MusicExcerpt]], progress: Progress) ->
     return found
 
 
-def table(found: Mapping[str, Sequence[Measured]]) -> list[MusicRow]:
+def table(found: Mapping[str, Sequence[ExcerptMeasures]]) -> list[MusicRow]:
     """The rows of the table, real music to noise; distances are to held-out music, its own between its halves."""
     reference = found[HELD_OUT]
     one, other = halves(reference)
@@ -161,7 +161,7 @@ def table(found: Mapping[str, Sequence[Measured]]) -> list[MusicRow]:
     return [floor, *(music_row(name, found[name], reference, rows) for name in order)]
 
 
-def games_table(games: Sequence[str], found: Mapping[str, Sequence[Measured]]) -> list[GameMeasures]:
+def games_table(games: Sequence[str], found: Mapping[str, Sequence[ExcerptMeasures]]) -> list[GameMeasures]:
     """Of each game the distances to its own music: of its halves, of its clips, of the other games."""
     music = [*found[HELD_OUT], *found[TRAINING]]
     tests = []

@@ -42,7 +42,7 @@ class MusicExcerpt:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ExcerptMeasures:
     """What is measured of one excerpt: values by name, the interval histogram, features (N, D)."""
 
     track: str
@@ -106,7 +106,7 @@ MEASURES: dict[str, Measure] = {
 """By name, in the order of tables."""
 
 
-def measured(excerpt: MusicExcerpt) -> Measured:
+def measured(excerpt: MusicExcerpt) -> ExcerptMeasures:
     """Measure one excerpt. Notes are left out where onnxruntime is missing; the long beat where it is too short."""
     waveform = audio.levelled(excerpt.waveform.cpu().float(), excerpt.sample_rate, LOUDNESS_LUFS)
     rate, length_s = excerpt.sample_rate, waveform.shape[-1] / excerpt.sample_rate
@@ -126,10 +126,12 @@ def measured(excerpt: MusicExcerpt) -> Measured:
         intervals = tune.intervals
         names = ("notes_per_s", "range_semitones", "step_share", "repeated_share")
         values |= {name: float(getattr(tune, name)) for name in names}
-    return Measured(excerpt.track, excerpt.game, values, intervals, embed(waveform, rate))
+    return ExcerptMeasures(excerpt.track, excerpt.game, values, intervals, embed(waveform, rate))
 
 
-def music_row(name: str, own: Sequence[Measured], reference: Sequence[Measured] = (), rows: int = 0) -> MusicRow:
+def music_row(
+    name: str, own: Sequence[ExcerptMeasures], reference: Sequence[ExcerptMeasures] = (), rows: int = 0
+) -> MusicRow:
     """A row of the table: means over excerpts, and distances to a reference over at most `rows` rows of each (0: all).
 
     A measure that cannot be taken is not in it: notes without onnxruntime, distances of fewer than 16 rows.
@@ -149,7 +151,7 @@ def music_row(name: str, own: Sequence[Measured], reference: Sequence[Measured] 
     return MusicRow(name, len(own), {key: values[key] for key in MEASURES if key in values})
 
 
-def _distances(own: Sequence[Measured], reference: Sequence[Measured], rows: int) -> dict[str, Estimate]:
+def _distances(own: Sequence[ExcerptMeasures], reference: Sequence[ExcerptMeasures], rows: int) -> dict[str, Estimate]:
     count = min(_rows(own), _rows(reference), *([rows] if rows else []))
     if count < LEAST_ROWS:
         return {}
@@ -158,11 +160,11 @@ def _distances(own: Sequence[Measured], reference: Sequence[Measured], rows: int
     return {key: with_interval(distance, sides[0], sides[1]) for key, distance in distances.items()}
 
 
-def _rows(measured: Sequence[Measured]) -> int:
+def _rows(measured: Sequence[ExcerptMeasures]) -> int:
     return sum(len(one.features) for one in measured)
 
 
-def grouped(measured: Sequence[Measured]) -> list[Tensor]:
+def grouped(measured: Sequence[ExcerptMeasures]) -> list[Tensor]:
     """The features by track or clip, (N, D) each: what a bootstrap draws."""
     tracks: dict[str, list[Tensor]] = {}
     for one in measured:
@@ -180,13 +182,13 @@ def thinned(groups: Sequence[Tensor], rows: int) -> list[Tensor]:
     return [every[of == number] for number in sorted(set(of.tolist()))]
 
 
-def diversity(measured: Sequence[Measured]) -> float | None:
+def diversity(measured: Sequence[ExcerptMeasures]) -> float | None:
     """The mean distance between the mean features of different tracks or clips; None of fewer than two of them."""
     means = [group.mean(dim=0) for group in grouped(measured)]
     return float(torch.pdist(torch.stack(means)).mean()) if len(means) > 1 else None
 
 
-def halves(measured: Sequence[Measured]) -> tuple[list[Measured], list[Measured]]:
+def halves(measured: Sequence[ExcerptMeasures]) -> tuple[list[ExcerptMeasures], list[ExcerptMeasures]]:
     """Every other track, and the rest; of a single track every other excerpt."""
     tracks = list(dict.fromkeys(one.track for one in measured))
     if len(tracks) == 1:
@@ -195,12 +197,12 @@ def halves(measured: Sequence[Measured]) -> tuple[list[Measured], list[Measured]
     return [one for one in measured if one.track in first], [one for one in measured if one.track not in first]
 
 
-def by_game(measured: Sequence[Measured], game: str, *, others: bool = False) -> list[Measured]:
+def by_game(measured: Sequence[ExcerptMeasures], game: str, *, others: bool = False) -> list[ExcerptMeasures]:
     """The excerpts of a game, or of all others."""
     return [one for one in measured if (one.game == game) is not others]
 
 
-def mean_of(measured: Sequence[Measured], key: str) -> float | None:
+def mean_of(measured: Sequence[ExcerptMeasures], key: str) -> float | None:
     """The mean of a measure over those excerpts that have it."""
     found = [one.values[key] for one in measured if key in one.values]
     return mean(found) if found else None

@@ -17,9 +17,9 @@ from dualdiff.core.files import refuse_existing
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.quality import Quality
 from dualdiff.core.types import Waveform
-from dualdiff.evaluation.baselines import Passed, Way, available, baseline, known, through
+from dualdiff.evaluation.baselines import Method, Reconstruction, available, baseline, known, through
 from dualdiff.evaluation.metrics import measure
-from dualdiff.evaluation.spectrogram_image import Row, write_spectrograms
+from dualdiff.evaluation.spectrogram_image import SpectrogramRow, write_spectrograms
 from dualdiff.formats.base import Format
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Excerpt:
     waveform: Waveform
 
 
-Listener = Callable[[Excerpt, str, Waveform], None]
+OnReconstruction = Callable[[Excerpt, str, Waveform], None]
 """Told of each excerpt, by way, what it became; and of the excerpt itself, as the way `ORIGINAL`."""
 ORIGINAL = "original"
 
@@ -111,7 +111,10 @@ def roundtrip(
     if written and picture:
         again = audio.below_full_scale(passed.waveform)
         audio.write(written, again, format.sample_rate, title=f"{path.stem}, round trip ({format.config.name})")
-        rows = [Row(f"{path.name}", original), Row(f"round trip ({format.config.name})", passed.waveform)]
+        rows = [
+            SpectrogramRow(f"{path.name}", original),
+            SpectrogramRow(f"round trip ({format.config.name})", passed.waveform),
+        ]
         write_spectrograms(picture, rows, format.sample_rate, start_s)
     metrics = measure(passed.waveform, original, format.sample_rate)
     length_s = original.shape[-1] / format.sample_rate
@@ -162,7 +165,7 @@ def compare(
     duration_s: float = 10.0,
     seed: int = 0,
     quality: Quality = "default",
-    listener: Listener | None = None,
+    listener: OnReconstruction | None = None,
     progress: Progress = silent,
 ) -> list[Comparison]:
     """Compare a format with baselines on the same excerpts, from the middle of each file.
@@ -176,7 +179,7 @@ def compare(
     """
     if not paths:
         raise DataError("there are no files to compare on", "run dualdiff dataset scan, or name some")
-    ways: dict[str, Way] = {format.config.name: through(format, seed, quality)}
+    ways: dict[str, Method] = {format.config.name: through(format, seed, quality)}
     ways |= {name: baseline(name, seed) for name in (available() if baselines is None else baselines)}
     _warm_up(format)
     excerpts = [_middle(path, format, duration_s) for path in paths]
@@ -206,7 +209,7 @@ def _middle(path: Path, format: Format, duration_s: float) -> Excerpt:
     )
 
 
-def _judged(name: str, passed: Passed, original: Waveform, sample_rate: int) -> Comparison:
+def _judged(name: str, passed: Reconstruction, original: Waveform, sample_rate: int) -> Comparison:
     metrics = measure(passed.waveform, original, sample_rate)
     length_s = original.shape[-1] / sample_rate
     return Comparison(name, 1, length_s, passed.encode_s, passed.decode_s, metrics, passed.bitrate_kbps)

@@ -47,14 +47,14 @@ _CHUNK_FRAMES = 2048
 
 
 @dataclass(frozen=True)
-class Row:
+class SpectrogramRow:
     """One spectrogram of a picture: what it is, and the waveform (C, T); channels are added up in power."""
 
     caption: str
     waveform: Waveform
 
 
-def spectrogram_picture(rows: Sequence[Row], sample_rate: int, start_s: float = 0.0) -> Image.Image:
+def spectrogram_picture(rows: Sequence[SpectrogramRow], sample_rate: int, start_s: float = 0.0) -> Image.Image:
     """Draw spectrograms one above the other, captions above each; times count from `start_s`."""
     longest = max((row.waveform.shape[-1] for row in rows), default=0)
     widths = [max(1, round(WIDTH * row.waveform.shape[-1] / max(longest, 1))) for row in rows]
@@ -74,7 +74,7 @@ def spectrogram_picture(rows: Sequence[Row], sample_rate: int, start_s: float = 
     return picture
 
 
-def write_spectrograms(path: Path, rows: Sequence[Row], sample_rate: int, start_s: float = 0.0) -> None:
+def write_spectrograms(path: Path, rows: Sequence[SpectrogramRow], sample_rate: int, start_s: float = 0.0) -> None:
     """Write the picture as PNG, atomically.
 
     Raises:

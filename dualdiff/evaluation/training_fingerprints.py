@@ -19,7 +19,7 @@ from dualdiff.data.fingerprint import WORDS_PER_S, Fingerprint
 from dualdiff.data.latent_dataset import LatentIndex, LatentTrack
 from dualdiff.data.manifest import Row
 from dualdiff.evaluation.feature_spaces import Space, audio_space
-from dualdiff.evaluation.memorization import Calibration, CopyFinder, calibrate, calibration_from_json
+from dualdiff.evaluation.memorization import Calibration, MemorizationTest, calibrate, calibration_from_json
 from dualdiff.model_store.components import Part, add_part, read_model_json, read_part
 
 PART = "fingerprints"
@@ -71,7 +71,7 @@ def has_fingerprints(folder: Path) -> bool:
     return PART in read_model_json(folder)["parts"]
 
 
-def load_fingerprints(folder: Path) -> CopyFinder:
+def load_fingerprints(folder: Path) -> MemorizationTest:
     """Open the fingerprints of a model folder, ready to compare clips with: by the space "audio" alone.
 
     Raises:
@@ -85,7 +85,7 @@ def load_fingerprints(folder: Path) -> CopyFinder:
         space = _space(index, tensors["words"].numpy().view("<u4"))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"the fingerprints in {folder} are broken: {error}", "make or copy the model again") from error
-    return CopyFinder(index, [space], calibration=calibration)
+    return MemorizationTest(index, [space], calibration=calibration)
 
 
 def _index(folder: Path, tracks: Sequence[tuple[str, str]], lengths: Sequence[int]) -> LatentIndex:

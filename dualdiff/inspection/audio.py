@@ -12,11 +12,11 @@ from dualdiff import audio
 from dualdiff.core.errors import DataError, UsageError
 from dualdiff.core.progress import Progress, silent
 from dualdiff.data.manifest import Row
-from dualdiff.evaluation.memorization import FEW_TRACKS, LARGEST_RATE, STATED_RATE, Copies
+from dualdiff.evaluation.memorization import FEW_TRACKS, LARGEST_RATE, STATED_RATE, Memorization
 from dualdiff.generation.config import SPAN_HINT, span_of
-from dualdiff.inspection.clip_analysis import Ear, Heard
-from dualdiff.inspection.project_context import GONE, SAME, Around, ancestry
-from dualdiff.inspection.report_data import Bars, Chart, ClipSummary, Finding, Recording, Sheet
+from dualdiff.inspection.clip_analysis import ClipAnalyser, ClipAnalysis
+from dualdiff.inspection.project_context import GONE, SAME, ProjectContext, ancestry
+from dualdiff.inspection.report_data import Bars, Chart, ClipSummary, Recording, Report, ReportTable
 
 MOST_CLIPS = 1000
 """That are listened to in a folder."""
@@ -26,8 +26,8 @@ MADE_FROM = {"init": "variation of", "morph": "leads to", "rewrite": "rewritten 
 
 
 def inspect_audio(
-    path: Path, around: Around, copies: bool | None = None, progress: Progress = silent, part: str = ""
-) -> Finding:
+    path: Path, around: ProjectContext, copies: bool | None = None, progress: Progress = silent, part: str = ""
+) -> Report:
     """An audio file: its measures; of a clip the recipe it was made by, its games, and what it may have copied.
 
     `copies` says whether to look for copies: None for clips only; `part`, as START:END, from when to when to listen.
@@ -36,21 +36,21 @@ def inspect_audio(
         DataError: it is no audio that can be read.
         UsageError: it has no such part.
     """
-    ear = Ear(around, copies is not False, progress)
+    ear = ClipAnalyser(around, copies is not False, progress)
     heard, _ = ear.hear(path, bool(copies), _part_of(path, part) if part else None)
     row = None if heard.recipe else around.row_of(path)
     sheets = [
         *([_recipe_sheet(heard.recipe), _model_sheet(heard, around)] if heard.recipe else []),
-        *([Sheet(title="in the ledger", columns=("key", "value"), rows=row_pairs(row))] if row else []),
+        *([ReportTable(title="in the ledger", columns=("key", "value"), rows=row_pairs(row))] if row else []),
         *([_shares_sheet(heard)] if heard.shares else []),
-        *([copies_sheet(heard.copies)] if heard.copies else []),
+        *([passages_table(heard.copies)] if heard.copies else []),
     ]
     again = f'dualdiff generate --from "{path}"' if heard.recipe else f'dualdiff format roundtrip "{path}"'
-    return Finding(
+    return Report(
         kind="clip" if heard.recipe else "track" if row else "audio",
         path=path,
         facts={**_facts(heard), **_heard_facts(heard)},
-        notes=[*copies_notes(heard.copies), *heard.notes],
+        notes=[*memorization_notes(heard.copies), *heard.notes],
         sheets=sheets,
         charts=_charts(heard),
         next=again,
@@ -72,7 +72,7 @@ def row_pairs(row: Row) -> list[tuple[str, Any]]:
     return [(key, value) for key, value in dataclasses.asdict(row).items() if value not in ("", None)]
 
 
-def _facts(heard: Heard) -> dict[str, Any]:
+def _facts(heard: ClipAnalysis) -> dict[str, Any]:
     info = heard.info
     return {
         "format": info.format,
@@ -92,7 +92,7 @@ LONGEST_TAG = 300
 """Letters of a tag that are shown."""
 
 
-def _heard_facts(heard: Heard) -> dict[str, Any]:
+def _heard_facts(heard: ClipAnalysis) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if heard.shares:
         facts["is like"] = shares_in_words(heard.shares)
@@ -108,11 +108,11 @@ def shares_in_words(shares: Mapping[str, float], count: int = SHARES_SHOWN) -> s
     return ", ".join(f"{share:.0%} {game}".replace("%", " %") for game, share in list(shares.items())[:count])
 
 
-def _recipe_sheet(recipe: Mapping[str, Any]) -> Sheet:
-    return Sheet(title="recipe", columns=("key", "value"), rows=list(recipe.items()))
+def _recipe_sheet(recipe: Mapping[str, Any]) -> ReportTable:
+    return ReportTable(title="recipe", columns=("key", "value"), rows=list(recipe.items()))
 
 
-def _model_sheet(heard: Heard, around: Around) -> Sheet:
+def _model_sheet(heard: ClipAnalysis, around: ProjectContext) -> ReportTable:
     digest = str(heard.recipe.get("model", ""))
     folder = around.model_with("unet", digest)
     rows = [("model", digest, around.named(folder) if folder else "", SAME if folder else GONE)]
@@ -123,10 +123,10 @@ def _model_sheet(heard: Heard, around: Around) -> Sheet:
     return ancestry(rows)
 
 
-def _shares_sheet(heard: Heard) -> Sheet:
+def _shares_sheet(heard: ClipAnalysis) -> ReportTable:
     asked = _asked(heard.recipe)
     rows = [(game, round(asked.get(game, 0.0), 4), round(share, 4)) for game, share in heard.shares.items()]
-    return Sheet(title="games", columns=("game", "asked", "measured"), rows=rows)
+    return ReportTable(title="games", columns=("game", "asked", "measured"), rows=rows)
 
 
 def _asked(recipe: Mapping[str, Any]) -> dict[str, float]:
@@ -137,7 +137,7 @@ def _asked(recipe: Mapping[str, Any]) -> dict[str, float]:
     return {game: weight / total for game, weight in weights.items()} if total else weights
 
 
-def copies_sheet(copies: Copies) -> Sheet:
+def passages_table(copies: Memorization) -> ReportTable:
     """The nearest training passages as a table."""
     columns = ("at, s", "is near", "at, s there", "game", "heard in", "distance", "of the usual", "rate")
     rows = [
@@ -153,10 +153,10 @@ def copies_sheet(copies: Copies) -> Sheet:
         )
         for own in copies.matches
     ]
-    return Sheet(title="nearest training passages", columns=columns, rows=rows)
+    return ReportTable(title="nearest training passages", columns=columns, rows=rows)
 
 
-def copies_notes(copies: Copies | None) -> list[str]:
+def memorization_notes(copies: Memorization | None) -> list[str]:
     """What the distances mean, in a sentence."""
     if copies is None:
         return []
@@ -172,7 +172,7 @@ def copies_notes(copies: Copies | None) -> list[str]:
     return [f"{near}: {rate}. {'It may be a copy.' if copies.flagged else verdict}", *_few(copies)]
 
 
-def _few(copies: Copies) -> list[str]:
+def _few(copies: Memorization) -> list[str]:
     """What is wrong where there is too little music to compare with, or too much of the clip."""
     if copies.smallest_rate <= STATED_RATE:
         return []
@@ -190,7 +190,7 @@ def _few(copies: Copies) -> list[str]:
     return [f"{problem}; {STATED_RATE:.0%} takes {FEW_TRACKS} of them, as long as the clip: hold more tracks out."]
 
 
-def _charts(heard: Heard) -> list[Chart]:
+def _charts(heard: ClipAnalysis) -> list[Chart]:
     percent = {game: 100 * share for game, share in heard.shares.items()}
     bars = [Bars(title="is like", unit="%", values=percent)] if percent else []
     return [Recording(path=heard.path, part=heard.part), *bars]
@@ -202,15 +202,17 @@ def clips_in(folder: Path) -> list[Path]:
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
-def inspect_clips(folder: Path, around: Around, copies: bool | None = None, progress: Progress = silent) -> Finding:
+def inspect_clips(
+    folder: Path, around: ProjectContext, copies: bool | None = None, progress: Progress = silent
+) -> Report:
     """A folder of clips: what each is like, which may be copied and how many that is, and which cannot be read.
 
     Raises:
         DataError: it holds no audio that can be read.
     """
     paths = clips_in(folder)
-    ear = Ear(around, copies is not False)
-    heard: list[Heard] = []
+    ear = ClipAnalyser(around, copies is not False)
+    heard: list[ClipAnalysis] = []
     unread: list[tuple[str, str]] = []
     for number, path in enumerate(paths[:MOST_CLIPS]):
         progress(number, min(len(paths), MOST_CLIPS), path.name)
@@ -222,7 +224,7 @@ def inspect_clips(folder: Path, around: Around, copies: bool | None = None, prog
     if not heard:
         first = f": {unread[0][1]}" if unread else ""
         raise DataError(f"{folder} holds no audio that can be read{first}", "inspect takes a folder of clips")
-    return Finding(
+    return Report(
         kind="clips",
         path=folder,
         facts=_folder_facts(heard, unread, len(paths)),
@@ -233,7 +235,7 @@ def inspect_clips(folder: Path, around: Around, copies: bool | None = None, prog
     )
 
 
-def _folder_facts(heard: Sequence[Heard], unread: Sequence[Any], found: int) -> dict[str, Any]:
+def _folder_facts(heard: Sequence[ClipAnalysis], unread: Sequence[Any], found: int) -> dict[str, Any]:
     told = [own.copies for own in heard if own.copies]
     facts: dict[str, Any] = {
         "clips": sum(bool(own.recipe) for own in heard),
@@ -251,7 +253,7 @@ def _folder_facts(heard: Sequence[Heard], unread: Sequence[Any], found: int) -> 
     return facts
 
 
-def _flagged_notes(heard: Sequence[Heard]) -> list[str]:
+def _flagged_notes(heard: Sequence[ClipAnalysis]) -> list[str]:
     told = [own.copies for own in heard if own.copies]
     if not told:
         return []
@@ -260,7 +262,7 @@ def _flagged_notes(heard: Sequence[Heard]) -> list[str]:
     return [f"{flagged} of {len(told)} clips come nearer to training music than they should; {rate}.", *_few(worst)]
 
 
-def _folder_sheets(folder: Path, heard: Sequence[Heard], unread: Sequence[tuple[str, str]]) -> list[Sheet]:
+def _folder_sheets(folder: Path, heard: Sequence[ClipAnalysis], unread: Sequence[tuple[str, str]]) -> list[ReportTable]:
     columns = ("clip", "seed", "seconds", "asked", "is like", "of the usual distance", "rate", "may be copied")
     rows = [
         (
@@ -280,19 +282,19 @@ def _folder_sheets(folder: Path, heard: Sequence[Heard], unread: Sequence[tuple[
     models = [(digest, count, flagged[digest], round(flagged[digest] / count, 4)) for digest, count in tallies.items()]
     has_copies = any(own.copies for own in heard)
     return [
-        Sheet(title="clips", columns=columns, rows=rows),
-        Sheet(title="models", columns=("hash", "clips", "flagged", "share"), rows=models if has_copies else []),
-        Sheet(title="not readable", columns=("file", "why"), rows=list(unread)),
+        ReportTable(title="clips", columns=columns, rows=rows),
+        ReportTable(title="models", columns=("hash", "clips", "flagged", "share"), rows=models if has_copies else []),
+        ReportTable(title="not readable", columns=("file", "why"), rows=list(unread)),
     ]
 
 
-def _yes_or_no(copies: Copies | None) -> str:
+def _yes_or_no(copies: Memorization | None) -> str:
     if copies is None:
         return ""
     return "yes" if copies.flagged else "no" if copies.stated_rate else "not known"
 
 
-def _summary(folder: Path, heard: Heard) -> ClipSummary:
+def _summary(folder: Path, heard: ClipAnalysis) -> ClipSummary:
     name = heard.path.relative_to(folder).as_posix()
     return ClipSummary(
         name=name,

@@ -16,18 +16,18 @@ from dualdiff.core.progress import Progress, silent
 from dualdiff.core.types import Latents, Waveform
 from dualdiff.data.fingerprint_store import prints_path, read_prints
 from dualdiff.evaluation.feature_spaces import Space, audio_space, fingerprint, latent_space
-from dualdiff.evaluation.game_classifier import MixMeter, load_mix
-from dualdiff.evaluation.memorization import PASSAGE_S, Copies, CopyFinder
+from dualdiff.evaluation.game_classifier import GameClassifier, load_game_classifier
+from dualdiff.evaluation.memorization import PASSAGE_S, Memorization, MemorizationTest
 from dualdiff.evaluation.training_fingerprints import has_fingerprints, load_fingerprints
 from dualdiff.generation.recipe import read_recipe
-from dualdiff.inspection.project_context import Around
+from dualdiff.inspection.project_context import ProjectContext
 from dualdiff.model_store.autoencoder import latents_of
 from dualdiff.model_store.components import read_model_json
 from dualdiff.model_store.model import VAEModel, load_vae
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class ClipAnalysis:
     """What is known of an audio file."""
 
     path: Path
@@ -39,7 +39,7 @@ class Heard:
     """Empty for audio that no model wrote."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """How much it is like each game; empty where that cannot be told."""
-    copies: Copies | None = None
+    copies: Memorization | None = None
     part: tuple[float, float] | None = None
     """From when to when it was listened to, seconds; None: all of it."""
     notes: tuple[str, ...] = ()
@@ -47,26 +47,28 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Finder:
+class MemorizationSource:
     """What finds copies; for the space of latents the VAE's folder, and what takes its latents into that space."""
 
-    copies: CopyFinder
+    copies: MemorizationTest
     vae: Path | None = None
     into: Callable[[Latents], Tensor] | None = None
 
 
-class Ear:
+class ClipAnalyser:
     """Hears clips against what lies around them; what costs time is opened once, when it is first needed."""
 
     def __init__(
-        self, around: Around, copies: bool = True, progress: Progress = silent, *, shares: bool = True
+        self, around: ProjectContext, copies: bool = True, progress: Progress = silent, *, shares: bool = True
     ) -> None:
         self.around, self._copies, self._shares_too, self._progress = around, copies, shares, progress
         self._vaes: dict[Path, VAEModel] = {}
-        self._meters: dict[Path, MixMeter | None] = {}
-        self._prints: dict[Path, Finder] = {}
+        self._meters: dict[Path, GameClassifier | None] = {}
+        self._prints: dict[Path, MemorizationSource] = {}
 
-    def hear(self, path: Path, always: bool = False, part: tuple[float, float] | None = None) -> tuple[Heard, Waveform]:
+    def hear(
+        self, path: Path, always: bool = False, part: tuple[float, float] | None = None
+    ) -> tuple[ClipAnalysis, Waveform]:
         """What is known of a file, and its waveform (C, T); of audio that is no clip the levels only, unless `always`.
 
         Of a `part`, from when to when in seconds, only that is listened to.
@@ -81,7 +83,7 @@ class Ear:
         notes = [note] if (note := audio.tunes_note(path)) else []
         recipe = _recipe(path, notes)
         shares: dict[str, float] = {}
-        copies: Copies | None = None
+        copies: Memorization | None = None
         if recipe or always:
             encoded: dict[str, Latents] = {}
             if self._shares_too:
@@ -92,7 +94,7 @@ class Ear:
                 if finder is not None:
                     rate = info.sample_rate
                     copies = self._find_copies(finder, waveform, rate, start_s, new, encoded, notes)
-        heard = Heard(
+        heard = ClipAnalysis(
             path=path,
             sha256=sha256_of(audio.file_of(path)),
             info=info,
@@ -131,9 +133,9 @@ class Ear:
         able = [place for place, parts in self.around.models.items() if "mix" in parts]
         return able[0] if able else next((place for place, own in self.around.models.items() if "unet" in own), None)
 
-    def _meter(self, folder: Path) -> MixMeter | None:
+    def _meter(self, folder: Path) -> GameClassifier | None:
         if folder not in self._meters:
-            self._meters[folder] = load_mix(folder)
+            self._meters[folder] = load_game_classifier(folder)
         return self._meters[folder]
 
     def _vae(self, folder: Path) -> VAEModel:
@@ -149,13 +151,13 @@ class Ear:
             encoded[digest] = latents_of(vae, [_as_tracks_are(waveform, rate, vae)])
         return encoded[digest]
 
-    def _finder_of(self, model_hash: str, notes: list[str]) -> "Finder | None":
+    def _finder_of(self, model_hash: str, notes: list[str]) -> "MemorizationSource | None":
         """What finds copies in a clip: the fingerprints that its model carries, else the latents of the project."""
         folder = self.around.model_with("unet", model_hash)
         try:
             if folder is not None and has_fingerprints(folder):
                 if folder not in self._prints:
-                    self._prints[folder] = Finder(load_fingerprints(folder))
+                    self._prints[folder] = MemorizationSource(load_fingerprints(folder))
                 return self._prints[folder]
             if self.finder is not None:
                 return self.finder
@@ -167,14 +169,14 @@ class Ear:
 
     def _find_copies(
         self,
-        finder: "Finder",
+        finder: "MemorizationSource",
         waveform: Waveform,
         rate: int,
         start_s: float,
         new: tuple[float, float],
         encoded: dict[str, Latents],
         notes: list[str],
-    ) -> Copies | None:
+    ) -> Memorization | None:
         """Look for the seconds `new` of a waveform (C, T) in the training tracks; it begins `start_s` into its file."""
         try:
             if new[1] - new[0] < min(PASSAGE_S, waveform.shape[-1] / rate):
@@ -200,7 +202,7 @@ class Ear:
         return "What it may have copied cannot be told: the VAE that made the latents is not here; run dualdiff encode."
 
     @cached_property
-    def finder(self) -> "Finder | None":
+    def finder(self) -> "MemorizationSource | None":
         """What finds copies in the latents of the project; None where they, or their VAE, are missing."""
         index = self.around.latents
         vae = self.around.model_with("vae", index.vae_hash) if index else None
@@ -209,7 +211,7 @@ class Ear:
         latents, into = latent_space(index)
         prints = read_prints(prints_path(self.around.root)) if self.around.root else {}
         spaces: list[Space] = [own for own in (latents, audio_space(index, prints)) if own]
-        return Finder(CopyFinder(index, spaces, self._progress), vae, into)
+        return MemorizationSource(MemorizationTest(index, spaces, self._progress), vae, into)
 
 
 def _new_part(recipe: Mapping[str, Any], start_s: float, length_s: float) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from dualdiff.core.files import sha256_of
 from dualdiff.data.manifest import Row, kind_of, read_ledger, summary, used
 from dualdiff.data.selection import REMEDIES
-from dualdiff.inspection.report_data import Bars, Chart, Finding, Histogram, Sheet
+from dualdiff.inspection.report_data import Bars, Chart, Histogram, Report, ReportTable
 
 BITS_PER_HOUR = 32000 * 2 / 32 * math.log2(16) * 3600
 """Of music as latents: 32 times fewer numbers than the waveform, 4 bits each at a signal-to-noise ratio of 16."""
@@ -78,7 +78,7 @@ def effective_number(shares: Sequence[float]) -> float:
     return math.exp(-sum(share * math.log(share) for share in shares if share > 0))
 
 
-def inspect_dataset(path: Path, title: str = "data set") -> Finding:
+def inspect_dataset(path: Path, title: str = "data set") -> Report:
     """A ledger: what it holds of each game, how it is spread, why files are not used, and what it is enough for."""
     rows = read_ledger(path)
     counts = summary(rows)
@@ -101,10 +101,12 @@ def inspect_dataset(path: Path, title: str = "data set") -> Finding:
     left_out = [(row.path, row.state, row.reason) for row in rows if row.state != "used"]
     game_columns = ("game", "tracks", "to validate", "seconds", "share", "skipped", "failed")
     sheets = [
-        Sheet(title="games", columns=game_columns, rows=games),
-        Sheet(title="spread", columns=("of used tracks", "least", "5 %", "median", "95 %", "most"), rows=_spread(rows)),
-        Sheet(title="why files are not used", columns=("reason", "files", "what helps"), rows=reasons),
-        Sheet(title="not used", columns=("file", "state", "reason"), rows=left_out),
+        ReportTable(title="games", columns=game_columns, rows=games),
+        ReportTable(
+            title="spread", columns=("of used tracks", "least", "5 %", "median", "95 %", "most"), rows=_spread(rows)
+        ),
+        ReportTable(title="why files are not used", columns=("reason", "files", "what helps"), rows=reasons),
+        ReportTable(title="not used", columns=("file", "state", "reason"), rows=left_out),
     ]
     facts = {
         "hours": round(counts.hours, 3),
@@ -121,7 +123,7 @@ def inspect_dataset(path: Path, title: str = "data set") -> Finding:
         "dual mono": sum(row.dual_mono for row in own),
         "sha256": sha256_of(path),
     }
-    return Finding(
+    return Report(
         kind=title,
         path=path,
         facts=facts,

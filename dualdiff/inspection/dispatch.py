@@ -16,15 +16,15 @@ from dualdiff.inspection.dataset import inspect_dataset
 from dualdiff.inspection.ema import inspect_average
 from dualdiff.inspection.latents import inspect_latent_file, inspect_latents
 from dualdiff.inspection.model import inspect_model
-from dualdiff.inspection.project_context import SETTINGS_NAME, Around
-from dualdiff.inspection.report_data import Finding, Sheet
+from dualdiff.inspection.project_context import SETTINGS_NAME, ProjectContext
+from dualdiff.inspection.report_data import Report, ReportTable
 from dualdiff.inspection.run import inspect_run
 from dualdiff.model_store.components import read_model_json
 from dualdiff.model_store.location import named_model
 
 
 @dataclass(frozen=True)
-class Asked:
+class InspectOptions:
     """What is asked about a path besides the path itself."""
 
     project: Path | None = None
@@ -41,7 +41,7 @@ class Asked:
     """Of a run, an average of its weights, WIDTH or WIDTH@STEP; None: the run itself."""
 
 
-def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> Finding:
+def inspect(path: Path, asked: InspectOptions = InspectOptions(), progress: Progress = silent) -> Report:
     """Find out what `path` is.
 
     Raises:
@@ -53,7 +53,7 @@ def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> 
     path = named_model(path)
     if not audio.file_of(path).exists():
         raise DataError(f"{path} does not exist", "check the path")
-    around = Around.of(path, asked.project)
+    around = ProjectContext.of(path, asked.project)
     if asked.model is not None:
         around = replace(around, model=around.model_named(asked.model))
     is_audio = audio.is_readable_name(path)
@@ -62,10 +62,10 @@ def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> 
     if asked.part and not is_audio:
         raise UsageError("--part is of one audio file", "inspect that file with it")
 
-    def listen(file: Path) -> Finding:
+    def listen(file: Path) -> Report:
         return inspect_audio(file, around, asked.copies, progress, asked.part)
 
-    kinds: Sequence[tuple[bool, Callable[[Path], Finding]]] = (
+    kinds: Sequence[tuple[bool, Callable[[Path], Report]]] = (
         (
             path.suffix == ".jsonl",
             lambda file: inspect_row(file, asked.row, around) if asked.row else inspect_dataset(file),
@@ -93,9 +93,9 @@ def inspect(path: Path, asked: Asked = Asked(), progress: Progress = silent) -> 
     )
 
 
-def inspect_project(folder: Path) -> Finding:
+def inspect_project(folder: Path) -> Report:
     """A project: which stages are done, and its data set."""
-    around = Around(folder)
+    around = ProjectContext(folder)
     latents = {folder / around.setting("encode", "folder", "latents") / INDEX_NAME, *folder.glob(f"*/{INDEX_NAME}")}
     found = {
         "data set": sorted(folder.glob(LEDGER_NAME)),
@@ -111,9 +111,9 @@ def inspect_project(folder: Path) -> Finding:
         ("dualdiff encode", bool(found["latents"])),
         ("dualdiff unet train", "unet" in parts),
     )
-    here = Sheet(title="what is here", columns=("what", "where", "bytes"), rows=rows)
+    here = ReportTable(title="what is here", columns=("what", "where", "bytes"), rows=rows)
     data = inspect_dataset(folder / LEDGER_NAME) if found["data set"] else None
-    return Finding(
+    return Report(
         kind="project",
         path=folder,
         facts={"stages done": sum(done for _, done in steps), "of": len(steps), **(data.facts if data else {})},
@@ -129,7 +129,7 @@ def _with_key(paths: Iterable[Path], key: str) -> list[Path]:
     return sorted(path.parent for path in paths if has_key(path, key))
 
 
-def inspect_row(path: Path, track: str, around: Around) -> Finding:
+def inspect_row(path: Path, track: str, around: ProjectContext) -> Report:
     """One file of a ledger: all that is known of it.
 
     Raises:
@@ -141,7 +141,7 @@ def inspect_row(path: Path, track: str, around: Around) -> Finding:
         raise DataError(f"{path} names no file {track}", hint)
     row = rows[track]
     music = path.parent / (row.folder or around.setting("dataset", "folder", "music"))
-    return Finding(
+    return Report(
         kind="row of a data set",
         path=path,
         facts=dict(row_pairs(row)),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dualdiff.inspection.report_data import Bars, Finding, Lines, Sheet
+from dualdiff.inspection.report_data import Bars, Lines, Report, ReportTable
 from dualdiff.training.ema.ema import gamma_of
 from dualdiff.training.ema.snapshots import plan
 
@@ -12,7 +12,7 @@ POINTS = 200
 """Of a profile's curve."""
 
 
-def inspect_average(run: Path, width: float, step: int | None = None) -> Finding:
+def inspect_average(run: Path, width: float, step: int | None = None) -> Report:
     """The shares of the stored averages, and the profile that they add up to beside the one that is wanted.
 
     Raises:
@@ -31,7 +31,7 @@ def inspect_average(run: Path, width: float, step: int | None = None) -> Finding
     rows = [(at, of, share) for (at, of), share in how.shares.items()]
     used = {f"{of:g} at step {at}": abs(share) for at, of, share in rows}
     lines = {name: list(zip(times.tolist(), curve.tolist(), strict=True)) for name, curve in curves.items()}
-    return Finding(
+    return Report(
         kind="weight average",
         path=run,
         facts={
@@ -41,7 +41,7 @@ def inspect_average(run: Path, width: float, step: int | None = None) -> Finding
             "expected error of weights": how.error,
         },
         notes=("the error is relative to the size of weights that walk at random; those of a training do better",),
-        sheets=[Sheet(title="shares", columns=("step", "relative width", "share"), rows=rows)],
+        sheets=[ReportTable(title="shares", columns=("step", "relative width", "share"), rows=rows)],
         charts=[
             Lines(title="profile over the steps", series=lines),
             Bars(title="size of the shares", unit="share", values=used),

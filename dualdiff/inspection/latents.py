@@ -8,11 +8,11 @@ from dualdiff.core.errors import DataError
 from dualdiff.core.files import sha256_of, size_of
 from dualdiff.data.latent_dataset import LatentIndex
 from dualdiff.data.latent_file import facts_of
-from dualdiff.inspection.project_context import Around, ancestry
-from dualdiff.inspection.report_data import Bars, Finding, Histogram, Sheet
+from dualdiff.inspection.project_context import ProjectContext, ancestry
+from dualdiff.inspection.report_data import Bars, Histogram, Report, ReportTable
 
 
-def inspect_latents(folder: Path, around: Around) -> Finding:
+def inspect_latents(folder: Path, around: ProjectContext) -> Report:
     """Latents: who made them, and of what. Their hashes are for `dualdiff encode --check`: reading all takes long.
 
     Raises:
@@ -54,15 +54,15 @@ def inspect_latents(folder: Path, around: Around) -> Finding:
     }
     made_by = [around.of_part("vae", index.vae_hash), around.of_part("format", index.format_hash)]
     columns = ("game", "tracks", "to validate", "seconds")
-    sheet = Sheet(title="games", columns=columns, rows=rows)
-    channels = Sheet(
+    sheet = ReportTable(title="games", columns=columns, rows=rows)
+    channels = ReportTable(
         title="latent channels",
         columns=("channel", "mean", "standard deviation"),
         rows=[(number, *own) for number, own in enumerate(zip(index.mean, index.std, strict=True))],
     )
     minutes = {game: seconds / 60 for game, _, _, seconds in sorted(rows, key=lambda row: -row[3])}
     lengths = [track.columns * column_s for track in index.tracks]
-    return Finding(
+    return Report(
         kind="latents",
         path=folder,
         facts=facts,
@@ -75,7 +75,7 @@ def inspect_latents(folder: Path, around: Around) -> Finding:
     )
 
 
-def inspect_latent_file(path: Path) -> Finding:
+def inspect_latent_file(path: Path) -> Report:
     """One file of latents: which track it is of, and whether it is what was written.
 
     Raises:
@@ -109,7 +109,7 @@ def inspect_latent_file(path: Path) -> Finding:
         math.sqrt(max(squares / facts["count"] - own * own, 0.0))
         for squares, own in zip(facts["sum_of_squares"], means, strict=True)
     ]
-    return Finding(
+    return Report(
         kind="latents of a track",
         path=path,
         facts={
@@ -125,7 +125,7 @@ def inspect_latent_file(path: Path) -> Finding:
         },
         notes=() if owners else ("The index of its folder does not name it: it is left over, or of another VAE.",),
         sheets=[
-            Sheet(
+            ReportTable(
                 title="latent channels",
                 columns=("channel", "mean", "standard deviation"),
                 rows=[(number, *own) for number, own in enumerate(zip(means, spreads, strict=True))],

@@ -17,10 +17,10 @@ from dualdiff.evaluation.training_fingerprints import PART as FINGERPRINTS
 from dualdiff.generation.config import GenerateConfig
 from dualdiff.generation.recipe import read_recipe
 from dualdiff.inspection.audio import clips_in
-from dualdiff.inspection.clip_analysis import Ear
+from dualdiff.inspection.clip_analysis import ClipAnalyser
 from dualdiff.inspection.model_card import read_card
-from dualdiff.inspection.project_context import Around, ancestry
-from dualdiff.inspection.report_data import Bars, Chart, Finding, Scatter, Sheet
+from dualdiff.inspection.project_context import ProjectContext, ancestry
+from dualdiff.inspection.report_data import Bars, Chart, Report, ReportTable, Scatter
 from dualdiff.model_store.components import read_model_json, split_average
 
 EMBEDDING = "label_embedding.weight"
@@ -33,7 +33,9 @@ MOST_CLIPS = 100
 """Clips of a model that are compared with its training music, spread evenly over those there are."""
 
 
-def inspect_model(folder: Path, around: Around, copies: bool | None = None, progress: Progress = silent) -> Finding:
+def inspect_model(
+    folder: Path, around: ProjectContext, copies: bool | None = None, progress: Progress = silent
+) -> Report:
     """A model: its parts with their hashes, sizes and settings, what they were trained on, its games, and its clips.
 
     Its clips are those in the project's output folder; `copies` says whether to compare them with its training music.
@@ -55,21 +57,23 @@ def inspect_model(folder: Path, around: Around, copies: bool | None = None, prog
             facts["fingerprints of training tracks"] = len(described["config"]["tracks"])
             continue
         table = described.get("config", described)
-        settings.append(Sheet(title=f"settings of the {part}", columns=("setting", "value"), rows=list(table.items())))
+        settings.append(
+            ReportTable(title=f"settings of the {part}", columns=("setting", "value"), rows=list(table.items()))
+        )
     if "unet" in parts and copies is not False:
         facts |= _clips_of(parts["unet"], around, progress)
     places = map_of_games(folder, facts.get("games", ())) if "unet" in parts else {}
     said, tables = read_card(folder / "README.md")
     sheets = [
         *tables,
-        Sheet(title="parts", columns=("part", "hash", "parameters", "bytes"), rows=rows),
+        ReportTable(title="parts", columns=("part", "hash", "parameters", "bytes"), rows=rows),
         _origins(parts, facts, around),
         *_games(facts, around.latents),
-        *([Sheet(title="map of games", columns=("game", "x", "y"), rows=_map_rows(places))] if places else []),
+        *([ReportTable(title="map of games", columns=("game", "x", "y"), rows=_map_rows(places))] if places else []),
         *([_mix_sheet(facts["mix"])] if isinstance(facts.get("mix"), dict) else []),
         *settings,
     ]
-    return Finding(
+    return Report(
         kind="model",
         path=folder,
         facts={key: value for key, value in facts.items() if key not in TABLES},
@@ -80,14 +84,14 @@ def inspect_model(folder: Path, around: Around, copies: bool | None = None, prog
     )
 
 
-def _clips_of(digest: str, around: Around, progress: Progress) -> dict[str, Any]:
+def _clips_of(digest: str, around: ProjectContext, progress: Progress) -> dict[str, Any]:
     """The clips of a UNet in the project's output folder, and the share of them that is flagged as copies."""
     folder = (around.root or Path()) / around.setting("generate", "out", GenerateConfig().out)
     paths = [path for path in (clips_in(folder) if folder.is_dir() else []) if _is_by(path, digest)]
     if not paths:
         return {}
     chosen = paths[:: math.ceil(len(paths) / MOST_CLIPS)]
-    ear = Ear(around, shares=False)
+    ear = ClipAnalyser(around, shares=False)
     told = []
     for number, path in enumerate(chosen):
         progress(number, len(chosen), path.name)
@@ -114,7 +118,7 @@ def _next(folder: Path, parts: Mapping[str, str]) -> str:
     return "dualdiff encode" if "vae" in parts else "dualdiff format test"
 
 
-def _origins(parts: Mapping[str, str], facts: Mapping[str, Any], around: Around) -> Sheet:
+def _origins(parts: Mapping[str, str], facts: Mapping[str, Any], around: ProjectContext) -> ReportTable:
     """What of a whole model is still there in the project: the VAE it was trained with, its latents, the ledger."""
     if "unet" not in parts:
         return ancestry(())
@@ -125,7 +129,7 @@ def _origins(parts: Mapping[str, str], facts: Mapping[str, Any], around: Around)
     return ancestry(rows)
 
 
-def _games(facts: Mapping[str, Any], index: LatentIndex | None) -> list[Sheet]:
+def _games(facts: Mapping[str, Any], index: LatentIndex | None) -> list[ReportTable]:
     """What was learned of each game: as the export told it, or as the latents tell it where they are of these games."""
     told = facts.get("per_game")
     if not isinstance(told, dict):
@@ -142,7 +146,7 @@ def _games(facts: Mapping[str, Any], index: LatentIndex | None) -> list[Sheet]:
         for game, own in told.items()
         if isinstance(own, dict)
     ]
-    return [Sheet(title="games", columns=columns, rows=rows)]
+    return [ReportTable(title="games", columns=columns, rows=rows)]
 
 
 def _of_latents(index: LatentIndex) -> dict[str, dict[str, Any]]:
@@ -160,8 +164,8 @@ def _rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) and math.isfinite(value) else value
 
 
-def _mix_sheet(facts: Mapping[str, Any]) -> Sheet:
-    return Sheet(title="what tells its games apart", columns=("fact", "value"), rows=list(facts.items()))
+def _mix_sheet(facts: Mapping[str, Any]) -> ReportTable:
+    return ReportTable(title="what tells its games apart", columns=("fact", "value"), rows=list(facts.items()))
 
 
 def _notes(facts: Mapping[str, Any], parts: Mapping[str, str]) -> list[str]:

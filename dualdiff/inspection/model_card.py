@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dualdiff.inspection.report_data import Sheet
+from dualdiff.inspection.report_data import ReportTable
 
 
-def read_card(path: Path) -> tuple[list[str], list[Sheet]]:
+def read_card(path: Path) -> tuple[list[str], list[ReportTable]]:
     """The paragraphs of a card in Markdown, and its tables, each named by the heading above it.
 
     What stands above the first heading of the second level, title and facts, is left out: the model's files tell it,
@@ -27,7 +27,7 @@ def read_card(path: Path) -> tuple[list[str], list[Sheet]]:
         if block[0].startswith("|"):
             columns, *rows = [_cells(line) for line in block if not re.fullmatch(r"[|\s:-]+", line)]
             whole = [row for row in rows if len(row) == len(columns)]
-            sheets.append(Sheet(title=heading.lower(), columns=columns, rows=whole))
+            sheets.append(ReportTable(title=heading.lower(), columns=columns, rows=whole))
         else:
             notes.append(" ".join(line.strip() for line in block))
     return notes, sheets

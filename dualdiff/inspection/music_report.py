@@ -7,25 +7,25 @@ from typing import Any
 
 from dualdiff.evaluation.denoising_ladder import FORMAT, NOTHING, VAE, Rung
 from dualdiff.evaluation.distances import Estimate
-from dualdiff.evaluation.memorization import Copies
+from dualdiff.evaluation.memorization import Memorization
 from dualdiff.evaluation.mixes import Adherence
 from dualdiff.evaluation.model_measures import GameMeasures, ModelMeasures
 from dualdiff.evaluation.music import MEASURES, MusicExcerpt, MusicRow
-from dualdiff.inspection.report_data import Bars, Chart, Finding, PlayedWaveform, Sheet
+from dualdiff.inspection.report_data import Bars, Chart, PlayedWaveform, Report, ReportTable
 
 INTERVALS_OF = ("fad", "kad")
 """Measures whose interval is shown next to the value; all are in the JSON."""
 RUNGS = {FORMAT: "the music, through the format", VAE: "its latents, through the VAE", NOTHING: "from noise alone"}
 
 
-def music_sheet(title: str, rows: Sequence[MusicRow]) -> Sheet:
+def music_sheet(title: str, rows: Sequence[MusicRow]) -> ReportTable:
     """The table of measures: a line for each measure, a column for each row of music."""
     lines = [
         (titled(key), MEASURES[key].best, *(shown_estimate(key, row.values.get(key)) for row in rows))
         for key in MEASURES
         if any(key in row.values for row in rows)
     ]
-    return Sheet(title=title, columns=("measure", "best", *(row.name for row in rows)), rows=lines)
+    return ReportTable(title=title, columns=("measure", "best", *(row.name for row in rows)), rows=lines)
 
 
 def titled(key: str) -> str:
@@ -43,26 +43,28 @@ def shown_estimate(key: str, value: Estimate | None) -> str:
     return f"{text} ({value.low:.{places}f} to {value.high:.{places}f})" if key in INTERVALS_OF else text
 
 
-def definitions() -> Sheet:
+def definitions() -> ReportTable:
     """What each measure is."""
     rows = [(measure.title, measure.definition) for measure in MEASURES.values()]
-    return Sheet(title="what is measured", columns=("measure", "definition"), rows=rows)
+    return ReportTable(title="what is measured", columns=("measure", "definition"), rows=rows)
 
 
-def ladder_sheet(ladder: Sequence[Rung]) -> Sheet:
+def ladder_sheet(ladder: Sequence[Rung]) -> ReportTable:
     """The denoising ladder: the beat strength of real latents noised to a level and denoised from there."""
     rows = [
         (RUNGS.get(rung.name, f"denoised from sigma {rung.name}"), rung.crops, *_rounded(rung.beat_strength))
         for rung in ladder
     ]
-    return Sheet(title="denoising ladder", columns=("what", "crops", "beat strength, 4 s", "from", "to"), rows=rows)
+    return ReportTable(
+        title="denoising ladder", columns=("what", "crops", "beat strength, 4 s", "from", "to"), rows=rows
+    )
 
 
 def _rounded(value: Estimate) -> tuple[float, float, float]:
     return round(value.value, 3), round(value.low, 3), round(value.high, 3)
 
 
-def games_sheet(games: Sequence[GameMeasures]) -> Sheet:
+def games_sheet(games: Sequence[GameMeasures]) -> ReportTable:
     """Of each game the distances of its halves, its clips and other games' music to its own music; and beat, form."""
     keys = ("fad", "kad", "beat_strength_4s", "recurrence_4_beats")
     rows = [
@@ -71,10 +73,10 @@ def games_sheet(games: Sequence[GameMeasures]) -> Sheet:
         for row in (own.floor, own.clips, own.others)
     ]
     columns = ("game", "music", "excerpts", *(MEASURES[key].title for key in keys))
-    return Sheet(title="by game: distance to the game's own music", columns=columns, rows=rows)
+    return ReportTable(title="by game: distance to the game's own music", columns=columns, rows=rows)
 
 
-def mix_sheet(found: Adherence) -> Sheet:
+def mix_sheet(found: Adherence) -> ReportTable:
     """What was requested and what the classifier measures, a line for each request."""
     games = list(found.rows[0].measured)
     rows = [
@@ -86,18 +88,18 @@ def mix_sheet(found: Adherence) -> Sheet:
         )
         for row in found.rows
     ]
-    return Sheet(
+    return ReportTable(
         title="mixes, requested and measured", columns=("requested", "clips", *games, "both at 25 %"), rows=rows
     )
 
 
-def memorization_facts(found: Sequence[Copies]) -> dict[str, Any]:
+def memorization_facts(found: Sequence[Memorization]) -> dict[str, Any]:
     """How many clips are flagged, and at which rate music that is no copy would be."""
     flagged = mean(one.flagged for one in found)
     return {"memorized clips": round(flagged, 4), "flagged by chance, at most": max(one.stated_rate for one in found)}
 
 
-def model_report(folder: Path, facts: Mapping[str, Any], notes: Sequence[str], found: ModelMeasures) -> Finding:
+def model_report(folder: Path, facts: Mapping[str, Any], notes: Sequence[str], found: ModelMeasures) -> Report:
     """The report of `unet test`."""
     more: dict[str, Any] = {}
     if found.adherence is not None:
@@ -112,7 +114,7 @@ def model_report(folder: Path, facts: Mapping[str, Any], notes: Sequence[str], f
         *([mix_sheet(found.adherence)] if found.adherence is not None else []),
         *([definitions()] if found.rows else []),
     ]
-    return Finding(
+    return Report(
         kind="model test",
         path=folder,
         facts={**facts, **{key: round(value, 4) for key, value in more.items()}},
@@ -171,7 +173,7 @@ def as_json(found: ModelMeasures) -> dict[str, Any]:
     }
 
 
-def memorization_json(found: Sequence[Copies]) -> dict[str, Any]:
+def memorization_json(found: Sequence[Memorization]) -> dict[str, Any]:
     """How many clips are flagged as near-duplicates of training music."""
     return {
         "flagged": sum(one.flagged for one in found),

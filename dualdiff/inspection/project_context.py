@@ -10,7 +10,7 @@ from dualdiff.core.config import parse_toml
 from dualdiff.core.errors import DataError, DualdiffError, closest
 from dualdiff.data.latent_dataset import LatentIndex
 from dualdiff.data.manifest import LEDGER_NAME, Row, read_ledger
-from dualdiff.inspection.report_data import Sheet
+from dualdiff.inspection.report_data import ReportTable
 from dualdiff.model_store.components import model_with, read_model_json, split_average
 from dualdiff.model_store.location import named_model, shipped_model
 
@@ -19,14 +19,14 @@ SAME, CHANGED, GONE = "as it was", "another one lies there", "not here"
 
 
 @dataclass(frozen=True)
-class Around:
+class ProjectContext:
     """A project's folder, or none; and a model folder besides those in it, or none."""
 
     root: Path | None = None
     model: Path | None = None
 
     @classmethod
-    def of(cls, path: Path, root: Path | None = None, model: Path | None = None) -> "Around":
+    def of(cls, path: Path, root: Path | None = None, model: Path | None = None) -> "ProjectContext":
         """What lies around a path: the project named, or else the nearest one above the path, or the one here."""
         places = [root] if root is not None else [*path.resolve().parents, Path()]
         found = next((place for place in places if (place / SETTINGS_NAME).is_file()), root)
@@ -139,9 +139,9 @@ class Around:
         return "ledger", "", LEDGER_NAME, words
 
 
-def ancestry(rows: Iterable[tuple[str, str, str, str]]) -> Sheet:
+def ancestry(rows: Iterable[tuple[str, str, str, str]]) -> ReportTable:
     """Where a thing came from, as a table."""
-    return Sheet(title="came from", columns=("what", "hash", "where", "now"), rows=list(rows))
+    return ReportTable(title="came from", columns=("what", "hash", "where", "now"), rows=list(rows))
 
 
 def _parts_in(folders: Iterable[Path]) -> dict[Path, dict[str, str]]:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dualdiff.core.types import Waveform
-from dualdiff.evaluation.memorization import Copies
+from dualdiff.evaluation.memorization import Memorization
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sheet:
+class ReportTable:
     """A table of a finding."""
 
     title: str
@@ -85,7 +85,7 @@ class ClipSummary:
     """Weights that the recipe gives its games, as shares of their sum."""
     shares: Mapping[str, float]
     """Measured probability of each game."""
-    copies: Copies | None
+    copies: Memorization | None
     details: Mapping[str, Any]
 
 
@@ -93,7 +93,7 @@ Chart: TypeAlias = Bars | Histogram | Lines | PlayedWaveform | Recording | Scatt
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Report:
     """What a path turned out to be."""
 
     kind: str
@@ -102,7 +102,7 @@ class Finding:
     """Named values of JSON types; sizes in bytes, lengths in seconds."""
     notes: Sequence[str] = field(default=())
     """What the facts mean, in sentences."""
-    sheets: Sequence[Sheet] = field(default=())
+    sheets: Sequence[ReportTable] = field(default=())
     charts: Sequence[Chart] = field(default=())
     clips: Sequence[ClipSummary] = field(default=())
     """Of a folder of clips."""

@@ -7,12 +7,12 @@ from typing import Any
 from dualdiff.core.config import parse_toml
 from dualdiff.core.errors import DataError
 from dualdiff.core.files import hash_of, parse_json, read_json, size_of
-from dualdiff.inspection.project_context import CHANGED, GONE, SAME, Around, ancestry
-from dualdiff.inspection.report_data import Chart, Finding, Lines, Sheet
+from dualdiff.inspection.project_context import CHANGED, GONE, SAME, ProjectContext, ancestry
+from dualdiff.inspection.report_data import Chart, Lines, Report, ReportTable
 from dualdiff.training.run_folder import current_key
 
 
-def inspect_run(folder: Path, around: Around) -> Finding:
+def inspect_run(folder: Path, around: ProjectContext) -> Report:
     """A training run: how far it is, and how its measures went."""
     state = read_json(folder / "state.json")
     if not isinstance(state, dict) or "dualdiff_run" not in state or not isinstance(state.get("identity"), dict):
@@ -31,10 +31,10 @@ def inspect_run(folder: Path, around: Around) -> Finding:
         **{key: value for key, value in state["identity"].items() if key not in ("network", "config")},
     }
     series = read_measures(folder / "metrics.jsonl") | read_measures(folder / "costs.jsonl")
-    identity = Sheet(
+    identity = ReportTable(
         title="settings", columns=("setting", "value"), rows=list(state["identity"].get("config", {}).items())
     )
-    measures = Sheet(
+    measures = ReportTable(
         title="measures",
         columns=("measure", "first", "lowest", "last", "at step"),
         rows=[
@@ -43,7 +43,7 @@ def inspect_run(folder: Path, around: Around) -> Finding:
         ],
     )
     done_next = {"vae": "dualdiff encode", "unet": "dualdiff generate"}
-    return Finding(
+    return Report(
         kind="run",
         path=folder,
         facts=facts,
@@ -53,7 +53,7 @@ def inspect_run(folder: Path, around: Around) -> Finding:
     )
 
 
-def _run_origins(identity: Mapping[str, Any], around: Around) -> Sheet:
+def _run_origins(identity: Mapping[str, Any], around: ProjectContext) -> ReportTable:
     """What a run trains on, and whether that is still what lies in the project."""
     rows = [around.of_part("vae", str(identity["vae"]))] if "vae" in identity else []
     rows += [around.of_part("format", str(identity["format"]))] if "format" in identity else []

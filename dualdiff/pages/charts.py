@@ -9,8 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from dualdiff import audio
-from dualdiff.inspection.report_data import Bars, Histogram, Lines, PlayedWaveform, Recording, Scatter
-from dualdiff.inspection.report_data import Chart as PlainChart
+from dualdiff.inspection.report_data import Bars, Chart, Histogram, Lines, PlayedWaveform, Recording, Scatter
 from dualdiff.pages.embed import data_uri, picture_of, playable, player
 
 WIDTH, HEIGHT = 640, 240
@@ -44,7 +43,7 @@ LOG_SPAN = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class SpectrogramImage:
     """A picture, as the bytes of a PNG file, and what it shows in words."""
 
     title: str
@@ -53,7 +52,7 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sound:
+class AudioPlayer:
     """Audio to play: the bytes of a file, what kind of file (`embed.MEDIA`), and what it is in words."""
 
     title: str
@@ -62,18 +61,18 @@ class Sound:
     words: str
 
 
-Chart: TypeAlias = Bars | Histogram | Lines | Picture | Scatter | Sound
+Drawing: TypeAlias = Bars | Histogram | Lines | SpectrogramImage | Scatter | AudioPlayer
 
 
-def figures(charts: Sequence[PlainChart]) -> str:
+def figures(charts: Sequence[Chart]) -> str:
     """Charts as HTML figures; a recording becomes a spectrogram and a player."""
     return "".join(map(figure, (own for chart in charts for own in _drawn(chart))))
 
 
-def _drawn(chart: PlainChart) -> list[Chart]:
+def _drawn(chart: Chart) -> list[Drawing]:
     if isinstance(chart, PlayedWaveform):
         content, suffix = playable(None, chart.waveform, chart.sample_rate)
-        return [Sound(title=chart.title, content=content, suffix=suffix, words=chart.words)]
+        return [AudioPlayer(title=chart.title, content=content, suffix=suffix, words=chart.words)]
     if not isinstance(chart, Recording):
         return [chart]
     start_s, end_s = chart.part or (0.0, None)
@@ -83,28 +82,35 @@ def _drawn(chart: PlainChart) -> list[Chart]:
     content, suffix = playable(None if chart.part else chart.path, waveform, rate)
     words = "levels over time and frequency, in dB below the loudest point"
     return [
-        Picture(title="spectrogram", png=picture_of(waveform, rate), words=words),
-        Sound(title="listen", content=content, suffix=suffix, words=""),
+        SpectrogramImage(title="spectrogram", png=picture_of(waveform, rate), words=words),
+        AudioPlayer(title="listen", content=content, suffix=suffix, words=""),
     ]
 
 
-def figure(chart: Chart) -> str:
+def figure(chart: Drawing) -> str:
     """A chart as an HTML figure."""
-    drawers = {Bars: _bars, Histogram: _histogram, Lines: _lines, Picture: _picture, Scatter: _scatter, Sound: _sound}
+    drawers = {
+        Bars: _bars,
+        Histogram: _histogram,
+        Lines: _lines,
+        SpectrogramImage: _picture,
+        Scatter: _scatter,
+        AudioPlayer: _sound,
+    }
     body: str = drawers[type(chart)](chart)  # type: ignore[operator]
     is_tall = isinstance(chart, Bars) and len(chart.values) > TALL_ROWS
-    shape = ' class="wide"' if isinstance(chart, Picture) else ' class="tall"' if is_tall else ""
+    shape = ' class="wide"' if isinstance(chart, SpectrogramImage) else ' class="tall"' if is_tall else ""
     unit = _beside_the_title(chart)
     caption = escape(chart.title) + (f" <small>{escape(unit)}</small>" if unit else "")
     return f"<figure{shape}><figcaption>{caption}</figcaption>{body}</figure>"
 
 
-def _beside_the_title(chart: Chart) -> str:
+def _beside_the_title(chart: Drawing) -> str:
     if isinstance(chart, Bars | Histogram):
         return chart.unit
     if isinstance(chart, Lines):
         return "by step"
-    return "" if isinstance(chart, Picture) else chart.words
+    return "" if isinstance(chart, SpectrogramImage) else chart.words
 
 
 def number(value: float) -> str:
@@ -264,11 +270,11 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return list(points[::-1][::every][::-1])
 
 
-def _picture(chart: Picture) -> str:
+def _picture(chart: SpectrogramImage) -> str:
     return f'<img alt="{escape(chart.words)}" src="{data_uri(chart.png, ".png")}">'
 
 
-def _sound(chart: Sound) -> str:
+def _sound(chart: AudioPlayer) -> str:
     return player(chart.content, chart.suffix, f"{chart.title} {chart.words}".strip())
 
 

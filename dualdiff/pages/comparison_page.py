@@ -10,7 +10,7 @@ from dualdiff.core.files import own_folder, refuse_existing, write_text_atomical
 from dualdiff.core.types import Waveform
 from dualdiff.evaluation.metrics import METRICS
 from dualdiff.evaluation.roundtrip import ORIGINAL, Comparison, Excerpt
-from dualdiff.evaluation.spectrogram_image import Row, png, spectrogram_picture
+from dualdiff.evaluation.spectrogram_image import SpectrogramRow, png, spectrogram_picture
 from dualdiff.pages.embed import COMPACT, compact, data_uri, player
 from dualdiff.pages.page import document, shown
 
@@ -28,7 +28,7 @@ td:first-child { white-space: nowrap; }
 
 
 @dataclass
-class Listening:
+class ComparisonPage:
     """Keeps what ways made of excerpts: as files of a folder, and for a page; a `roundtrip.Listener`."""
 
     folder: Path
@@ -61,7 +61,9 @@ class Listening:
     def _card(self, excerpt: Excerpt, way: str, waveform: Waveform) -> str:
         """A take as a figure: what it is, a player, its spectrogram."""
         heard = waveform[:, : math.ceil(PAGE_S * self.sample_rate)]
-        picture = spectrogram_picture([Row(way, heard)], self.sample_rate, excerpt.start_s).quantize(PAGE_COLOURS)
+        picture = spectrogram_picture([SpectrogramRow(way, heard)], self.sample_rate, excerpt.start_s).quantize(
+            PAGE_COLOURS
+        )
         words = f"{excerpt.path.stem}, {way}"
         image = f'<img alt="Spectrogram of {shown(words)}" src="{data_uri(png(picture), ".png")}">'
         sound = player(compact(heard, self.sample_rate), COMPACT, words)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dualdiff import audio
 from dualdiff.core.types import Waveform
-from dualdiff.evaluation.spectrogram_image import Row, png, spectrogram_picture
+from dualdiff.evaluation.spectrogram_image import SpectrogramRow, png, spectrogram_picture
 
 MEDIA = {
     ".flac": "audio/flac",
@@ -62,4 +62,4 @@ def playable(path: Path | None, waveform: Waveform, sample_rate: int) -> tuple[b
 
 def picture_of(waveform: Waveform, sample_rate: int) -> bytes:
     """A small PNG of the spectrogram of a waveform (C, T): its colours are few, so they are numbered."""
-    return png(spectrogram_picture([Row("", waveform)], sample_rate).quantize(PICTURE_COLOURS))
+    return png(spectrogram_picture([SpectrogramRow("", waveform)], sample_rate).quantize(PICTURE_COLOURS))

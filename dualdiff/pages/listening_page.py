@@ -15,8 +15,8 @@ from typing import Any
 
 from dualdiff import __version__, audio
 from dualdiff.core.files import hash_of
-from dualdiff.evaluation.memorization import Copies
-from dualdiff.inspection.report_data import ClipSummary, Finding
+from dualdiff.evaluation.memorization import Memorization
+from dualdiff.inspection.report_data import ClipSummary, Report
 from dualdiff.pages.embed import data_uri, picture_of, playable, player
 from dualdiff.pages.page import document, notes_box, shown, table, tiles
 
@@ -39,7 +39,7 @@ class Entry:
     recipe: Mapping[str, Any]
     asked: Mapping[str, float]
     shares: Mapping[str, float]
-    copies: Copies | None
+    copies: Memorization | None
     details: Mapping[str, Any]
 
     @property
@@ -78,7 +78,7 @@ def entry_of(clip: ClipSummary) -> Entry:
     )
 
 
-def clip_page(finding: Finding, entries: Iterable[Entry]) -> str:
+def clip_page(finding: Report, entries: Iterable[Entry]) -> str:
     """The page of a folder of clips, as HTML."""
     cards, keys = [], []
     for entry in entries:

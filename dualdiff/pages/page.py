@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from dualdiff import __version__
-from dualdiff.inspection.report_data import Finding, Sheet
+from dualdiff.inspection.report_data import Report, ReportTable
 from dualdiff.pages.charts import figures, number
 
 OPEN_ROWS = 24
@@ -91,7 +91,7 @@ code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace; }
 """
 
 
-def page(finding: Finding) -> str:
+def page(finding: Report) -> str:
     """The page of a finding, as HTML."""
     name = finding.path.resolve().name
     parts = [
@@ -141,7 +141,7 @@ def _is_short(value: Any) -> bool:
     return not isinstance(value, dict | list | tuple) and len(shown(value)) <= TILE_LETTERS
 
 
-def tiles(finding: Finding) -> str:
+def tiles(finding: Report) -> str:
     """The short facts, shown large."""
     short = [
         f"<div><dt>{shown(name)}</dt><dd>{shown(value)}</dd></div>"
@@ -156,16 +156,16 @@ def notes_box(notes: Sequence[str]) -> str:
     return f'<div class="notes">{"".join(f"<p>{shown(note)}</p>" for note in notes)}</div>' if notes else ""
 
 
-def _long_facts(finding: Finding) -> list[Sheet]:
+def _long_facts(finding: Report) -> list[ReportTable]:
     rows = [(name, value) for name, value in finding.facts.items() if not _is_short(value)]
-    return [Sheet(title="more facts", columns=("fact", "value"), rows=rows)] if rows else []
+    return [ReportTable(title="more facts", columns=("fact", "value"), rows=rows)] if rows else []
 
 
 def _next(command: str) -> str:
     return f" · next: <code>{shown(command)}</code>" if command else ""
 
 
-def table(sheet: Sheet) -> str:
+def table(sheet: ReportTable) -> str:
     """A table under its title; a long one is folded, a very long one cut."""
     is_number = [
         all(isinstance(row[index], int | float | None) for row in sheet.rows) for index in range(len(sheet.columns))

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from dualdiff.core.files import refuse_existing, write_text_atomically
-from dualdiff.inspection.report_data import Finding
+from dualdiff.inspection.report_data import Report
 from dualdiff.pages.listening_page import clip_page, entry_of
 from dualdiff.pages.page import page
 
 
-def write_report(path: Path, finding: Finding, force: bool = False) -> None:
+def write_report(path: Path, finding: Report, force: bool = False) -> None:
     """Write the page of a finding, atomically: of a folder of clips the listening page.
 
     Raises:

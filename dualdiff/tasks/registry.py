@@ -12,7 +12,7 @@ from dualdiff.project.settings import Project
 from dualdiff.tasks.unet import UNetTraining
 from dualdiff.tasks.vae import VAETraining
 from dualdiff.training.objective import Objective
-from dualdiff.training.session import Trained
+from dualdiff.training.session import TrainedWeights
 
 
 class Training(Protocol):
@@ -60,7 +60,9 @@ class Training(Protocol):
             DataError: a check fails.
         """
 
-    def save(self, network: Any, trained: Trained, model: Path, run: Path, facts: Mapping[str, Any], card: str) -> None:
+    def save(
+        self, network: Any, trained: TrainedWeights, model: Path, run: Path, facts: Mapping[str, Any], card: str
+    ) -> None:
         """Write the model folder of what a run has trained."""
 
 

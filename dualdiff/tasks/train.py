@@ -11,16 +11,16 @@ from dualdiff.core.config import write
 from dualdiff.core.device import compile_in_place, name_of_precision, select_device
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.rng import Stream
-from dualdiff.evaluation.spectrogram_image import Row, write_spectrograms
+from dualdiff.evaluation.spectrogram_image import SpectrogramRow, write_spectrograms
 from dualdiff.model_store.components import require_own
 from dualdiff.project.settings import Project
 from dualdiff.project.validation import require_rate
 from dualdiff.tasks.registry import TRAININGS
 from dualdiff.training.memory import require_room
 from dualdiff.training.precision import precision_of_run
-from dualdiff.training.resume_check import Proof, prove
+from dualdiff.training.resume_check import ResumeCheck, compare_resumed
 from dualdiff.training.run_folder import Run
-from dualdiff.training.session import Job, Trained, make_accelerator, show_again
+from dualdiff.training.session import TrainedWeights, TrainingSession, make_accelerator, show_again
 from dualdiff.training.session import train as run_job
 
 CHECKED = 8
@@ -40,7 +40,7 @@ class TrainResult:
 class Prepared:
     """A training of a project, ready to start, and the model folder that it exports."""
 
-    job: Job
+    job: TrainingSession
     model: Path
 
 
@@ -73,11 +73,11 @@ def prepare(project: Project, kind: str, run_folder: Path | None = None, *, forc
     identity = {"network": kind, **own.identity}
     run = Run(folder, identity, write(settings), own.notes, name_of_precision(dtype), own.tracks)
 
-    def export(trained: Trained) -> None:
+    def export(trained: TrainedWeights) -> None:
         facts = {"project": settings.project.name, "run": config.run, "steps": trained.steps, "dualdiff": __version__}
         own.save(network, trained, model, folder, facts, model_card(own.title, facts, own.durations_s))
 
-    job = Job(
+    job = TrainingSession(
         section=section,
         objective=own.objective(network),
         source=own.source,
@@ -115,13 +115,13 @@ def train(
     return TrainResult(prepared.job.run.folder, prepared.model, run_job(prepared.job, progress, hours))
 
 
-def check_resume(project: Project, kind: str, progress: Progress = silent) -> Proof:
+def check_resume(project: Project, kind: str, progress: Progress = silent) -> ResumeCheck:
     """Prove on a project's own settings that a training resumes exactly; its own run is not touched.
 
     Raises:
         DataError, ConfigError: as for `prepare`.
     """
-    return prove(lambda folder: prepare(project, kind, folder).job, progress)
+    return compare_resumed(lambda folder: prepare(project, kind, folder).job, progress)
 
 
 def preview_again(project: Project, kind: str, step: int) -> list[str]:
@@ -138,7 +138,7 @@ def picture(path: Path) -> Path:
     info = audio.probe(path)
     picture = path.with_suffix(".png")
     waveform = audio.read(path, sample_rate=info.sample_rate)
-    write_spectrograms(picture, [Row(path.stem, waveform)], info.sample_rate)
+    write_spectrograms(picture, [SpectrogramRow(path.stem, waveform)], info.sample_rate)
     return picture
 
 

@@ -15,7 +15,7 @@ from dualdiff.data.latent_dataset import LatentCrops, LatentIndex
 from dualdiff.data.manifest import read_ledger, used
 from dualdiff.data.sampling import held_out_crops
 from dualdiff.data.waveform_dataset import TrackCrops
-from dualdiff.evaluation.game_classifier import fit_mix, mix_part
+from dualdiff.evaluation.game_classifier import fit_game_classifier, game_classifier_part
 from dualdiff.evaluation.vae_reconstruction import fidelity, require_fidelity
 from dualdiff.model_store.components import EXPORTS
 from dualdiff.model_store.latent_space import SIGMA_DATA, LatentSpace
@@ -25,7 +25,7 @@ from dualdiff.project.settings import Project
 from dualdiff.project.validation import crop_frames, require_enough, require_halving
 from dualdiff.training.latent_statistics import STATISTICS_NAME, run_statistics
 from dualdiff.training.preflight import require_design, require_hashes, require_scale
-from dualdiff.training.session import Trained
+from dualdiff.training.session import TrainedWeights
 from dualdiff.training.unet import HELD_OUT_LOSS, UNetObjective
 
 log = logging.getLogger(__name__)
@@ -103,13 +103,15 @@ class UNetTraining:
         require_scale(self.source.examples(0, count), self.index)
         _require_faithful(self.project, self.vae_model, force)
 
-    def save(self, unet: UNet, trained: Trained, model: Path, run: Path, facts: Mapping[str, Any], card: str) -> None:
+    def save(
+        self, unet: UNet, trained: TrainedWeights, model: Path, run: Path, facts: Mapping[str, Any], card: str
+    ) -> None:
         """Write the model folder, with what is known of each game and the classifier of its mixes."""
         losses = trained.validation.by_game.get(HELD_OUT_LOSS, {})
         per_game = _per_game(self.source, self.durations_s, losses)
         needed = _needed_to_generate(self.index, self.space, self.columns)
         facts = {**facts, **needed, "sigma_max": self.settings.unet_noise.sigma_max, "per_game": per_game}
-        extra = [mix_part(fit_mix(self.index))]
+        extra = [game_classifier_part(fit_game_classifier(self.index))]
         save_unet(model, self.vae_model, unet, trained.weights, facts, card, extra=extra, keep_in=run / EXPORTS)
 
 

@@ -14,8 +14,8 @@ from dualdiff.data.latent_dataset import LatentIndex
 from dualdiff.data.manifest import Row, read_ledger, used
 from dualdiff.evaluation.excerpts import read_excerpts
 from dualdiff.evaluation.feature_spaces import audio_space, fingerprint, latent_space
-from dualdiff.evaluation.game_classifier import load_mix
-from dualdiff.evaluation.memorization import Copies, CopyFinder
+from dualdiff.evaluation.game_classifier import load_game_classifier
+from dualdiff.evaluation.memorization import Memorization, MemorizationTest
 from dualdiff.evaluation.model_measures import ModelMeasures, measure_model
 from dualdiff.evaluation.notes import MISSING, is_available
 from dualdiff.generation.pipeline import Clip, Pipeline
@@ -57,7 +57,7 @@ def measure_unet(
         rate = pipeline.format.sample_rate
         return list(read_excerpts(tracks, music, sample_rate=rate, length_s=length_s, count=number))
 
-    classifier = load_mix(folder)
+    classifier = load_game_classifier(folder)
     if classifier is None:
         notes.append("The model has no game classifier: label adherence and mixes are not measured.")
     if not is_available():
@@ -113,7 +113,9 @@ SHORTEST_COMPARED_S = 8.0
 """The features of a shorter clip may not fill a passage that memorization is tested with."""
 
 
-def _finder(project: Project, pipeline: Pipeline, notes: list[str], length_s: float) -> Callable[[Clip], Copies] | None:
+def _finder(
+    project: Project, pipeline: Pipeline, notes: list[str], length_s: float
+) -> Callable[[Clip], Memorization] | None:
     """The search for near-duplicates of training passages.
 
     None, with a note, for clips that are too short, and without latents of the model's VAE.
@@ -129,9 +131,9 @@ def _finder(project: Project, pipeline: Pipeline, notes: list[str], length_s: fl
         return None
     space, into = latent_space(index)
     sound = audio_space(index, read_prints(prints_path(project.root)))
-    finder = CopyFinder(index, [space, sound] if sound else [space])
+    finder = MemorizationTest(index, [space, sound] if sound else [space])
 
-    def find(clip: Clip) -> Copies:
+    def find(clip: Clip) -> Memorization:
         series = {space.name: into(_latents(pipeline, clip))}
         if sound:
             series[sound.name] = fingerprint(clip.waveform, clip.sample_rate)

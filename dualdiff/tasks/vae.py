@@ -17,7 +17,7 @@ from dualdiff.models.vae import VAE
 from dualdiff.project.settings import Project
 from dualdiff.project.validation import crop_frames, require_blocks, require_enough, require_halving
 from dualdiff.training.preflight import require_same_music, require_sound
-from dualdiff.training.session import Trained, part
+from dualdiff.training.session import TrainedWeights, part
 from dualdiff.training.vae import VAEObjective
 
 
@@ -81,7 +81,9 @@ class VAETraining:
         require_same_music(self.rows, self.folder)
         require_sound(self.source.examples(0, count))
 
-    def save(self, vae: VAE, trained: Trained, model: Path, run: Path, facts: Mapping[str, Any], card: str) -> None:
+    def save(
+        self, vae: VAE, trained: TrainedWeights, model: Path, run: Path, facts: Mapping[str, Any], card: str
+    ) -> None:
         """Write the model folder."""
         save_vae(model, self.format, vae, part(trained.weights, "vae."), facts, card)
 

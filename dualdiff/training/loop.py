@@ -33,7 +33,7 @@ from dualdiff.training.ema.ema import EMA, decay_at, gamma_of
 from dualdiff.training.ema.snapshots import is_due as is_snapshot_due
 from dualdiff.training.ema.snapshots import stored_widths
 from dualdiff.training.memory import is_out_of_memory, largest_fitting, memory_bytes, out_of_memory
-from dualdiff.training.objective import Loss, Objective, Picture, Place, Validation, Watcher
+from dualdiff.training.objective import BatchPosition, Loss, Objective, Picture, Validation, Watcher
 from dualdiff.training.optimizer import (
     OPTIMIZER_VERSION,
     learning_rate,
@@ -70,7 +70,7 @@ class Trial:
         """Forward and backward of `size` examples; no gradient stays. May run out of memory."""
         held = torch.empty(self.to_come_bytes * (self.device.type == "cuda"), dtype=torch.uint8, device=self.device)
         batch = self.source.examples(self.step * size, size).to(self.device)
-        place = Place(self.step, 0, size, Stream(self.seed).at("step", self.step))
+        place = BatchPosition(self.step, 0, size, Stream(self.seed).at("step", self.step))
         try:
             torch.autograd.backward(self.objective.loss(batch, place).total)
         finally:
@@ -169,10 +169,10 @@ class Loop:
                 yield step * self.config.batch_size + micro * self.micro_size, self.micro_size
             step += 1
 
-    def place(self, index: int) -> Place:
+    def place(self, index: int) -> BatchPosition:
         """Where this process's micro-batch number `index` of the step at hand stands."""
         micro = self.accelerator.process_index * self.config.grad_accum_steps + index
-        return Place(
+        return BatchPosition(
             self.step, micro * self.micro_size, self.config.batch_size, Stream(self.seed).at("step", self.step)
         )
 
@@ -215,7 +215,7 @@ class Loop:
             error.is_everyones = False
         return error
 
-    def _backward(self, batch: Batch, place: Place, shares: int) -> dict[str, Tensor]:
+    def _backward(self, batch: Batch, place: BatchPosition, shares: int) -> dict[str, Tensor]:
         """Add a micro-batch's gradients; its share of the step's terms, and sums and counts as they are."""
         torch.manual_seed(Stream(self.seed).at("dropout", place.step, place.first).seed_for("masks"))
         loss: Loss | None = None

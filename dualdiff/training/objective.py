@@ -17,7 +17,7 @@ from dualdiff.data.loader import Batch
 
 
 @dataclass(frozen=True)
-class Place:
+class BatchPosition:
     """Where a micro-batch stands: its step, and which examples of the step's batch it holds."""
 
     step: int
@@ -75,7 +75,7 @@ class Objective(Protocol):
     def model(self) -> nn.Module:
         """What is optimized."""
 
-    def loss(self, batch: Batch, place: Place) -> Loss:
+    def loss(self, batch: Batch, place: BatchPosition) -> Loss:
         """The mean loss of a micro-batch."""
 
     def stretch(self, factor: float) -> None:

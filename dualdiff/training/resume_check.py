@@ -12,9 +12,9 @@ from torch import nn
 from dualdiff.core.progress import Progress, silent
 from dualdiff.core.tensors import load_tensors
 from dualdiff.data.loader import Batch
-from dualdiff.training.objective import Loss, Objective, Place, Validation
+from dualdiff.training.objective import BatchPosition, Loss, Objective, Validation
 from dualdiff.training.run_folder import RECORD_NAME
-from dualdiff.training.session import Job, with_micro_batch
+from dualdiff.training.session import TrainingSession, with_micro_batch
 
 SECONDS = 40.0
 """What the steps of a proof may take in all, about."""
@@ -24,7 +24,7 @@ FEWEST, MOST = 2, 20
 
 
 @dataclass(frozen=True)
-class Proof:
+class ResumeCheck:
     """What came of it: the steps straight, those before the stop, and what differed (nothing, if all is well)."""
 
     steps: int
@@ -33,7 +33,7 @@ class Proof:
     differences: tuple[str, ...]
 
 
-class Unheard:
+class WithoutPreviews:
     """An objective without its previews: the rest is compared, and they take long."""
 
     def __init__(self, objective: Objective) -> None:
@@ -44,7 +44,7 @@ class Unheard:
         """What is optimized."""
         return self._objective.model
 
-    def loss(self, batch: Batch, place: Place) -> Loss:
+    def loss(self, batch: Batch, place: BatchPosition) -> Loss:
         """See `Objective`."""
         return self._objective.loss(batch, place)
 
@@ -65,7 +65,9 @@ class Unheard:
         return []
 
 
-def prove(make: Callable[[Path], Job], progress: Progress = silent, steps: int | None = None) -> Proof:
+def compare_resumed(
+    make: Callable[[Path], TrainingSession], progress: Progress = silent, steps: int | None = None
+) -> ResumeCheck:
     """Train N steps straight, then k steps and the other N - k after a resume, and compare every byte.
 
     `make` builds the training afresh, as a new process would, with its run in the folder given. N is as many steps as
@@ -81,12 +83,12 @@ def prove(make: Callable[[Path], Job], progress: Progress = silent, steps: int |
                 folder = Path(temporary) / "whole"
             _fit(make(folder), until, total, accum)
             progress(number, 3, f"{until} steps")
-        return Proof(total, stop, *_compare(Path(temporary) / "whole", resumed, total))
+        return ResumeCheck(total, stop, *_compare(Path(temporary) / "whole", resumed, total))
 
 
-def _fit(job: Job, until: int, total: int, accum: int) -> tuple[int, float]:
+def _fit(job: TrainingSession, until: int, total: int, accum: int) -> tuple[int, float]:
     """Train to a step; returns the micro-batches it took and when the training itself began."""
-    job = replace(job, objective=Unheard(job.objective))
+    job = replace(job, objective=WithoutPreviews(job.objective))
     job.run.open()
     config = job.config if accum == 0 else replace(job.config, grad_accum_steps=accum)
     config = with_micro_batch(replace(job, config=config))

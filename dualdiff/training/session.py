@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedWeights:
     """What a training exports: averaged weights by name, the steps that they took, and their last validation."""
 
     weights: Mapping[str, Tensor]
@@ -40,7 +40,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingSession:
     """A training, ready to start: `section` is where its settings are."""
 
     section: str
@@ -50,7 +50,7 @@ class Job:
     run: Run
     accelerator: Accelerator
     seed: int
-    export: Callable[[Trained], None]
+    export: Callable[[TrainedWeights], None]
     check: Callable[[], None]
     """Looks at the data before the first step of all; raises DataError."""
     picture: Picture | None = None
@@ -104,7 +104,7 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def train(job: Job, progress: Progress = silent, hours: float | None = None) -> int:
+def train(job: TrainingSession, progress: Progress = silent, hours: float | None = None) -> int:
     """Train to the end, going on where the run stopped, then export; returns the number of steps in all.
 
     The objective's model must be on the accelerator's device already. In several processes the first one writes.
@@ -120,7 +120,7 @@ def train(job: Job, progress: Progress = silent, hours: float | None = None) -> 
         return _train(job, progress, hours)
 
 
-def _train(job: Job, progress: Progress, hours: float | None) -> int:
+def _train(job: TrainingSession, progress: Progress, hours: float | None) -> int:
     """Train in a run folder that no other process trains in; see `train`."""
     accelerator, is_new, began_s = job.accelerator, not job.run.checkpoints(), time.monotonic()
     if is_new:  # before there is a run: what is wrong may be mended, and then it is another
@@ -139,12 +139,12 @@ def _train(job: Job, progress: Progress, hours: float | None) -> int:
     with _watched(job.run, loop.is_main) as loop.watcher:
         steps = loop.fit()
     if loop.is_main:
-        job.export(Trained(loop.averages(), steps, loop.validated()))
+        job.export(TrainedWeights(loop.averages(), steps, loop.validated()))
     accelerator.wait_for_everyone()
     return steps
 
 
-def with_micro_batch(job: Job) -> TrainConfig:
+def with_micro_batch(job: TrainingSession) -> TrainConfig:
     """The settings with the number of micro-batches found out, where they ask for it; a run keeps what it began with.
 
     Raises:
@@ -181,7 +181,7 @@ def with_micro_batch(job: Job) -> TrainConfig:
     return replace(config, grad_accum_steps=accum)
 
 
-def _look(job: Job, config: TrainConfig) -> Costs:
+def _look(job: TrainingSession, config: TrainConfig) -> Costs:
     """The costs of a step; running out of memory is told with the size that would fit."""
     processes = job.accelerator.num_processes
     try:
@@ -195,7 +195,7 @@ def _look(job: Job, config: TrainConfig) -> Costs:
 
 
 def _budgeted(
-    job: Job, config: TrainConfig, costs: Costs, hours: float | None, began_s: float
+    job: TrainingSession, config: TrainConfig, costs: Costs, hours: float | None, began_s: float
 ) -> tuple[TrainConfig, Budget | None]:
     """The settings for so many hours, and the time that is left of them; this start began at `began_s`.
 
@@ -221,7 +221,7 @@ def _budgeted(
     return config, Budget(hours * 3600, spent_s, closing_s=plan.get("closing_s", {}))
 
 
-def show_again(job: Job, step: int) -> list[str]:
+def show_again(job: TrainingSession, step: int) -> list[str]:
     """Write the previews of a step again, from the weight averages that the run has stored; returns their paths.
 
     Raises:

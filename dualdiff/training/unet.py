@@ -17,7 +17,7 @@ from dualdiff.model_store.latent_space import SIGMA_DATA, LatentSpace
 from dualdiff.model_store.model import Model, VAEModel
 from dualdiff.models.unet import UNet
 from dualdiff.training.config import UNetObjectiveConfig
-from dualdiff.training.objective import Loss, Place, Validation
+from dualdiff.training.objective import BatchPosition, Loss, Validation
 from dualdiff.training.tensorboard import PREVIEWED, write_preview
 from dualdiff.training.time_budget import scaled
 
@@ -64,7 +64,7 @@ class UNetObjective:
         self._scales = Preconditioning(SIGMA_DATA)
         self._law: tuple[int, NoiseLaw] = (-1, self._make_law(0))
 
-    def loss(self, batch: Batch, place: Place) -> Loss:
+    def loss(self, batch: Batch, place: BatchPosition) -> Loss:
         """The mean loss of normalised latents (B, C, F, N) with labels (B, K); see the class."""
         latents, labels = batch.tensors["latents"], batch.tensors["labels"]
         sigma = self._sigmas(place, len(latents)).to(latents.device)
@@ -90,7 +90,7 @@ class UNetObjective:
         error = (denoised - latents).square().flatten(1).mean(1) * loss_weight(sigma, SIGMA_DATA)
         return error, self.model.uncertainty(self._scales.c_noise(sigma))
 
-    def _sigmas(self, place: Place, count: int) -> Sigma:
+    def _sigmas(self, place: BatchPosition, count: int) -> Sigma:
         if self.noise.stratified:
             offset = float(torch.rand((), generator=place.step_stream.torch("quantiles"), dtype=torch.float64))
             quantiles = stratified_quantiles(place.first, count, place.batch_size, offset)

@@ -14,7 +14,7 @@ from dualdiff.losses.spectral import SpectralLoss2d, pointwise_loss
 from dualdiff.losses.spectral_1d import SpectralLoss1d
 from dualdiff.models.vae import VAE
 from dualdiff.training.config import VAEObjectiveConfig
-from dualdiff.training.objective import Loss, Place, Validation
+from dualdiff.training.objective import BatchPosition, Loss, Validation
 from dualdiff.training.tensorboard import PREVIEWED, write_preview
 
 VALIDATED_AT_ONCE = 4
@@ -54,7 +54,7 @@ class VAEObjective:
         self._spectral_loss = SpectralLoss2d(spectral).to(vae.positions.device)
         self._waveform_loss = SpectralLoss1d(spectral_1d, format.sample_rate)
 
-    def loss(self, batch: Batch, place: Place) -> Loss:
+    def loss(self, batch: Batch, place: BatchPosition) -> Loss:
         """The mean loss of waveforms (B, 2, T); see the class."""
         with torch.no_grad():
             sample = self.format.encode(batch.tensors["waveform"])

@@ -10,7 +10,7 @@ import torch
 from dualdiff.core.errors import DataError
 from dualdiff.evaluation import memorization
 from dualdiff.evaluation.feature_spaces import audio_space, bits_of, latent_space
-from dualdiff.evaluation.memorization import CALIBRATION_NAME, LARGEST_RATE, CopyFinder
+from dualdiff.evaluation.memorization import CALIBRATION_NAME, LARGEST_RATE, MemorizationTest
 from tests.corpora import tune, write_latents
 
 COLUMN_S = 0.064
@@ -31,7 +31,7 @@ def index(tmp_path_factory):
 @pytest.fixture(scope="module")
 def look(index):
     space, into = latent_space(index)
-    finder = CopyFinder(index, [space])
+    finder = MemorizationTest(index, [space])
 
     def find(columns):
         """What a clip of latents (N, C, F) may have copied."""
@@ -75,7 +75,7 @@ def test_tracks_are_what_is_counted_however_long_and_alike_their_passages(tmp_pa
     made += [("A", "validation", 0.8 * tune(1, 1400) + 0.2 * tune(600, 1400))]
     index = write_latents(tmp_path, made, COLUMN_S)
     space, into = latent_space(index)
-    finder = CopyFinder(index, [space])
+    finder = MemorizationTest(index, [space])
     assert [own.held_out for own in finder.calibration.references] == [True] * 19
     sister = min(finder.calibration.closest)
     assert finder.calibration.rate(sister) == 2 / 20
@@ -104,7 +104,7 @@ def test_the_stated_rate_holds_for_whole_tracks_however_many_of_their_parts_are_
         made += [("A", "validation", new(100 * turn + number)) for number in range(19)]
         index = write_latents(tmp_path / str(turn), made, COLUMN_S)
         space, into = latent_space(index)
-        finder = CopyFinder(index, [space])
+        finder = MemorizationTest(index, [space])
         for number in range(tests):
             track = new(100 * turn + 50 + number)
             parts = [
@@ -120,7 +120,7 @@ def test_the_stated_rate_holds_for_whole_tracks_however_many_of_their_parts_are_
 
 def test_held_out_tracks_that_are_few_are_joined_and_the_smallest_rate_is_told(tmp_path):
     index = collection(tmp_path, training=4, held_out=1)
-    finder = CopyFinder(index, [latent_space(index)[0]])
+    finder = MemorizationTest(index, [latent_space(index)[0]])
     assert [own.held_out for own in finder.calibration.references] == [True] + [False] * 4
     few = finder.find({"latents": torch.randn(8, CLIP)}, CLIP * COLUMN_S)
     assert (few.smallest_rate, few.tracks) == (1 / 6, 5)
@@ -131,7 +131,7 @@ def test_a_track_too_short_to_compare_with_does_not_count(tmp_path):
     made = [("A", "train", tune(number, 700)) for number in range(4)]
     short = [("A", "validation", tune(500, 50)), ("A", "train", tune(501, 50))]
     index = write_latents(tmp_path, made + short, COLUMN_S)
-    finder = CopyFinder(index, [latent_space(index)[0]])
+    finder = MemorizationTest(index, [latent_space(index)[0]])
     assert len(finder.calibration.references) == 4
     assert all(np.isfinite(finder.calibration.closest))
 
@@ -140,7 +140,7 @@ def test_of_many_long_tracks_the_middle_of_some_is_looked_for(tmp_path, monkeypa
     monkeypatch.setattr(memorization, "MOST_TRACKS", 5)
     monkeypatch.setattr(memorization, "MOST_PASSAGES", 40)
     index = collection(tmp_path, training=8, held_out=2)
-    found = CopyFinder(index, [latent_space(index)[0]]).calibration.references
+    found = MemorizationTest(index, [latent_space(index)[0]]).calibration.references
     assert [own.held_out for own in found] == [True] * 2 + [False] * 3
     for own in found:
         starts = own.passages["latents"].starts_s
@@ -153,7 +153,7 @@ def test_nothing_is_flagged_where_no_rate_can_be_stated(tmp_path):
     index = collection(tmp_path, training=2)
     space, into = latent_space(index)
     copy = into(tune(1, 700)[:CLIP].permute(1, 2, 0))
-    found = CopyFinder(index, [space]).find({"latents": copy}, CLIP * COLUMN_S)
+    found = MemorizationTest(index, [space]).find({"latents": copy}, CLIP * COLUMN_S)
     assert found.matches[0].distance < 0.01
     assert found.smallest_rate > LARGEST_RATE
     assert not found.flagged
@@ -169,17 +169,17 @@ def test_a_clip_longer_than_the_tracks_has_more_chances(look):
 def test_a_calibration_is_kept_and_made_anew_for_other_latents(tmp_path, monkeypatch):
     index = collection(tmp_path, training=3)
     space, _ = latent_space(index)
-    first = CopyFinder(index, [space]).calibration
+    first = MemorizationTest(index, [space]).calibration
     made = []
     monkeypatch.setattr(memorization, "calibrate", lambda *given: made.append(given) or first)
-    assert CopyFinder(index, [space]).calibration == first
+    assert MemorizationTest(index, [space]).calibration == first
     assert not made
     dataclasses.replace(index, vae_hash="w" * 64).write()
-    CopyFinder(index, [space])
+    MemorizationTest(index, [space])
     assert len(made) == 1
     for broken in ("{", "[]", json.dumps({"key": "x"})):
         (tmp_path / CALIBRATION_NAME).write_text(broken)
-        CopyFinder(index, [space])
+        MemorizationTest(index, [space])
     assert len(made) == 4
 
 
@@ -188,7 +188,7 @@ def test_a_time_shift_between_columns_is_searched_as_well(tmp_path):
     both = torch.stack([fine[0::2], fine[1::2]])
     index = write_latents(tmp_path, [("A", "train", both), ("A", "train", tune(2, 700))])
     space, into = latent_space(index)
-    found = CopyFinder(index, [space]).find({"latents": into(fine[201:801:2].permute(1, 2, 0))}, CLIP * COLUMN_S)
+    found = MemorizationTest(index, [space]).find({"latents": into(fine[201:801:2].permute(1, 2, 0))}, CLIP * COLUMN_S)
     assert found.matches[0].distance < 0.01
 
 
@@ -198,7 +198,7 @@ def test_fingerprints_find_what_the_latents_do_not(tmp_path):
     prints = {track.audio_sha256: words.integers(1, 2**32, 360, dtype=np.uint32) for track in index.tracks}
     latents, into = latent_space(index)
     audio = audio_space(index, prints)
-    finder = CopyFinder(index, [latents, audio])
+    finder = MemorizationTest(index, [latents, audio])
     clip = words.integers(1, 2**32, 150, dtype=np.uint32)
     clip[40:90] = prints[index.tracks[5].audio_sha256][200:250]
     found = finder.find({"latents": into(tune(77, CLIP).permute(1, 2, 0)), "audio": bits_of(clip)}, CLIP * COLUMN_S)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dualdiff.core.errors import DualdiffError
 from dualdiff.evaluation import spectrogram_image
-from dualdiff.evaluation.spectrogram_image import ABOVE, BELOW, HEIGHT, LEFT, RIGHT, WIDTH, Row
+from dualdiff.evaluation.spectrogram_image import ABOVE, BELOW, HEIGHT, LEFT, RIGHT, WIDTH, SpectrogramRow
 
 RATE = 32000
 
@@ -41,7 +41,7 @@ def test_colours_get_lighter_all_the_way():
 
 
 def test_rows_are_stacked_on_one_scale_of_levels_and_time():
-    rows = [Row("long and loud", tone(1000)), Row("短い, short and é", tone(1000, 0.25) / 100)]
+    rows = [SpectrogramRow("long and loud", tone(1000)), SpectrogramRow("短い, short and é", tone(1000, 0.25) / 100)]
     picture = spectrogram_image.spectrogram_picture(rows, RATE, start_s=7.0)
     assert picture.size == (LEFT + WIDTH + RIGHT, 2 * (ABOVE + HEIGHT) + BELOW)
     columns = [picture.crop((LEFT + 100, y, LEFT + 101, y + HEIGHT)) for y in (ABOVE, 2 * ABOVE + HEIGHT)]
@@ -53,14 +53,14 @@ def test_rows_are_stacked_on_one_scale_of_levels_and_time():
 @pytest.mark.parametrize("length", [1, 63, 5000])
 def test_silence_and_little_audio_can_be_drawn(tmp_path, length):
     path = tmp_path / "new" / "a.png"
-    spectrogram_image.write_spectrograms(path, [Row("nothing", torch.zeros(2, length))], RATE)
+    spectrogram_image.write_spectrograms(path, [SpectrogramRow("nothing", torch.zeros(2, length))], RATE)
     assert Image.open(path).size[0] == LEFT + WIDTH + RIGHT
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
 
 
 def test_png_bytes_are_the_picture_and_a_bad_folder_is_an_error(tmp_path):
-    picture = spectrogram_image.spectrogram_picture([Row("a", tone(440))], RATE)
+    picture = spectrogram_image.spectrogram_picture([SpectrogramRow("a", tone(440))], RATE)
     assert Image.open(io.BytesIO(spectrogram_image.png(picture))).tobytes() == picture.tobytes()
     (tmp_path / "file").write_text("")
     with pytest.raises(DualdiffError, match="cannot be written"):
-        spectrogram_image.write_spectrograms(tmp_path / "file" / "a.png", [Row("a", tone(440))], RATE)
+        spectrogram_image.write_spectrograms(tmp_path / "file" / "a.png", [SpectrogramRow("a", tone(440))], RATE)

@@ -14,11 +14,11 @@ from dualdiff.core.tensors import save_tensors
 from dualdiff.data.config import Variant
 from dualdiff.data.latent_dataset import LatentFile, LatentIndex, LatentTrack
 from dualdiff.data.manifest import Row, write_ledger
-from dualdiff.evaluation.game_classifier import fit_mix, mix_part
-from dualdiff.evaluation.memorization import Copies, Match
+from dualdiff.evaluation.game_classifier import fit_game_classifier, game_classifier_part
+from dualdiff.evaluation.memorization import Match, Memorization
 from dualdiff.generation.recipe import sealed
-from dualdiff.inspection.audio import copies_notes
-from dualdiff.inspection.dispatch import Asked, inspect
+from dualdiff.inspection.audio import memorization_notes
+from dualdiff.inspection.dispatch import InspectOptions, inspect
 from dualdiff.inspection.model import map_of_games
 from dualdiff.model_store.components import add_part, read_model_json
 from dualdiff.model_store.location import shipped_model
@@ -70,7 +70,7 @@ def project(tmp_path_factory):
         games=("A", "B"), tracks=tuple(tracks),
     )  # fmt: skip
     index.write()
-    add_part(model, mix_part(fit_mix(index)))
+    add_part(model, game_classifier_part(fit_game_classifier(index)))
     return root
 
 
@@ -106,7 +106,7 @@ def test_a_clip_tells_its_games_and_its_nearest_training_passage(project):
 
 def test_a_part_of_a_clip_is_heard_alone(project):
     path = write_clip(project, "parts.flac", 0.3 * melody(220.0, 1, 8.0))
-    whole, found = inspect(path), inspect(path, Asked(part="2:7"))
+    whole, found = inspect(path), inspect(path, InspectOptions(part="2:7"))
     assert "heard, s" not in whole.facts
     assert (found.facts["heard, s"], found.facts["seconds"]) == ("2 to 7", 8.0)
     assert found.facts["loudness, LUFS"] != whole.facts["loudness, LUFS"]
@@ -115,8 +115,8 @@ def test_a_part_of_a_clip_is_heard_alone(project):
     assert track_s == pytest.approx(at_s, abs=0.3), "told from the start of the clip"
     for part in ("7:2", "2:9", "2", "x:3"):
         with pytest.raises(UsageError, match=f'--part: "{part}" is no range START:END'):
-            inspect(path, Asked(part=part))
-    for asked in (Asked(part="1:2"), Asked(row="A/1.flac")):
+            inspect(path, InspectOptions(part=part))
+    for asked in (InspectOptions(part="1:2"), InspectOptions(row="A/1.flac")):
         with pytest.raises(UsageError, match="--part is of one audio file|--row names a track"):
             inspect(project, asked)
     path.unlink()
@@ -125,7 +125,7 @@ def test_a_part_of_a_clip_is_heard_alone(project):
 def test_a_clip_names_what_it_was_made_from(project):
     made_from = {key: {"file": f"{key}.flac", "sha256": key} for key in ("init", "morph", "rewrite")}
     path = write_clip(project, "made.flac", melody(220.0, 1), **made_from)
-    rows = sheet(inspect(path, Asked(copies=False)), "came from").rows
+    rows = sheet(inspect(path, InspectOptions(copies=False)), "came from").rows
     assert [row[:3] for row in rows[1:]] == [
         ("variation of", "init", "init.flac"),
         ("leads to", "morph", "morph.flac"),
@@ -136,12 +136,12 @@ def test_a_clip_names_what_it_was_made_from(project):
 
 def test_of_a_clip_too_long_to_tell_its_parts_are_inspected():
     match = Match(3.0, "audio", "A", "A/1.flac", 5.0, 0.2, 0.5, 1 / 41)
-    long = Copies(0.5, 12 / 41, 12 / 41, False, (match,), 40, 12, 104.0)
-    told, why = copies_notes(long)
+    long = Memorization(0.5, 12 / 41, 12 / 41, False, (match,), 40, 12, 104.0)
+    told, why = memorization_notes(long)
     assert told.endswith("Whether that is chance cannot be told.")
     assert "12 times as long" in why
     assert "no passage told from chance; inspect parts of it: --part START:END, up to 104 s each." in why
-    few = copies_notes(replace(long, smallest_rate=0.1, tracks=9, parts=1))
+    few = memorization_notes(replace(long, smallest_rate=0.1, tracks=9, parts=1))
     assert "hold more tracks out" in few[1], "there, the length is not the reason"
     assert few[0].endswith("It is not flagged.")
 
@@ -153,7 +153,7 @@ def test_a_clip_far_from_any_project_says_what_cannot_be_told(project, tmp_path,
     assert any("without the latents of a project" in note for note in found.notes)
     assert any("No model is at hand" in note for note in found.notes)
     assert sheet(found, "came from").rows[0][2:] == ("", "not here")
-    judged = inspect(path, Asked(model=project / "models" / "unet"))
+    judged = inspect(path, InspectOptions(model=project / "models" / "unet"))
     assert "A" in judged.facts["is like"], "a model without latents can tell games apart"
     assert "nearest training passages" not in [own.title for own in judged.sheets]
 
@@ -172,7 +172,7 @@ def test_a_track_of_the_music_folder_shows_its_row(project, run_cli):
     found = inspect(project / "music" / "A" / "1.flac")
     assert found.kind == "track"
     assert ("split", "train") in sheet(found, "in the ledger").rows
-    again = inspect(project / "dataset.jsonl", Asked(row="A/1.flac"))
+    again = inspect(project / "dataset.jsonl", InspectOptions(row="A/1.flac"))
     assert again.facts["sha256"] == sha256_of(project / "music" / "A" / "1.flac")
     outcome = run_cli("inspect", project / "dataset.jsonl", "--row", "A/11.flac")
     assert outcome.code == 3
@@ -240,7 +240,7 @@ def test_latents_say_whether_their_vae_and_ledger_are_still_those(project, tmp_p
         ("vae", "format", "ledger"), "as it was"
     )
     (tmp_path / "dualdiff.toml").write_text("")
-    lonely = inspect(project / "latents", Asked(project=tmp_path))
+    lonely = inspect(project / "latents", InspectOptions(project=tmp_path))
     assert {row[3] for row in sheet(lonely, "came from").rows} == {"not here"}
 
 
@@ -269,7 +269,7 @@ def test_a_model_says_the_share_of_its_clips_that_is_flagged(project):
         write_clip(project, f"../own clips/{name}.flac", 0.3 * melody(220.0, seed, 8.0), model)
     facts = inspect(project / "models" / "unet").facts
     assert facts["clips here"] == 2, "the third is of another model"
-    assert inspect(project / "models" / "unet", Asked(copies=False)).facts.get("clips here") is None
+    assert inspect(project / "models" / "unet", InspectOptions(copies=False)).facts.get("clips here") is None
     (project / "dualdiff.toml").write_text(text)
 
 

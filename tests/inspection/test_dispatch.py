@@ -11,7 +11,7 @@ from dualdiff.core.tensors import save_tensors
 from dualdiff.data.config import Variant
 from dualdiff.data.latent_dataset import LatentFile, LatentIndex, LatentTrack
 from dualdiff.data.manifest import Row, write_ledger
-from dualdiff.inspection.dispatch import Asked, inspect
+from dualdiff.inspection.dispatch import InspectOptions, inspect
 from dualdiff.inspection.model import parameters_in
 from dualdiff.inspection.run import curves
 from dualdiff.model_store.model import load_model
@@ -119,7 +119,7 @@ def test_what_comes_next_can_be_run(tmp_path):
     model = write_model(tmp_path / "my models")
     assert inspect(model).next == f'dualdiff generate --model "{model}"'
     write_ledger(tmp_path / "dataset.jsonl", [Row(path="A/1.flac", game="A", state="used", split="train")])
-    track = inspect(tmp_path / "dataset.jsonl", Asked(row="A/1.flac"))
+    track = inspect(tmp_path / "dataset.jsonl", InspectOptions(row="A/1.flac"))
     assert track.next == f'dualdiff inspect "{tmp_path / "music" / "A" / "1.flac"}"'
 
 

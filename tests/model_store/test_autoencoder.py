@@ -12,8 +12,8 @@ from dualdiff.data.manifest import Row
 from dualdiff.generation.inpainting import followed
 from dualdiff.generation.output import given
 from dualdiff.generation.pipeline import Pipeline
-from dualdiff.inspection.clip_analysis import Ear
-from dualdiff.inspection.project_context import Around
+from dualdiff.inspection.clip_analysis import ClipAnalyser
+from dualdiff.inspection.project_context import ProjectContext
 from dualdiff.model_store.model import load_vae
 from tests.conftest import melody
 from tests.model_store.test_model import write_model
@@ -33,7 +33,9 @@ def test_tracks_variations_and_inspected_clips_have_the_same_latents_to_the_last
     track = load_file(tmp_path / "latents" / index.tracks[0].files[0].name)["latents"][0].permute(1, 2, 0).float()
     pipeline = Pipeline.load(folder, "cpu", precision="float32")
     varied = pipeline.model.space.restore(pipeline.encode(given(path, pipeline).waveform))[0]
-    inspected = Ear(Around(tmp_path), copies=False)._encoded(folder, audio.read(path, sample_rate=RATE), RATE, {})
+    inspected = ClipAnalyser(ProjectContext(tmp_path), copies=False)._encoded(
+        folder, audio.read(path, sample_rate=RATE), RATE, {}
+    )
     assert track.shape == varied.shape == inspected.shape
     assert track.shape[-1] == (7 * RATE // 256 + 1) // 8
     for other in (varied, inspected):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dualdiff.evaluation.game_classifier import MixMeter, mix_part, pooled
+from dualdiff.evaluation.game_classifier import GameClassifier, game_classifier_part, pooled
 from dualdiff.generation.recipe import read_recipe
 from dualdiff.inspection.model_card import read_card
 from dualdiff.model_store import location
@@ -41,7 +41,10 @@ def test_without_a_project_it_plays(package, run_cli):
 
 def test_a_clip_of_it_is_inspected_with_it(package, run_cli):
     statistics = len(pooled(torch.zeros(4, 32, 4)))
-    add_part(package, mix_part(MixMeter(("A", "B"), 4, torch.zeros(statistics, 2), torch.tensor([1.0, 0.0]), {})))
+    add_part(
+        package,
+        game_classifier_part(GameClassifier(("A", "B"), 4, torch.zeros(statistics, 2), torch.tensor([1.0, 0.0]), {})),
+    )
     clip = run_cli("generate", "--game", "A", *QUICK).stdout.strip()
     shown = run_cli("inspect", clip)
     assert shown.code == 0

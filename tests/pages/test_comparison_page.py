@@ -7,15 +7,15 @@ from dualdiff import audio
 from dualdiff.core.errors import UsageError
 from dualdiff.evaluation.metrics import METRICS
 from dualdiff.evaluation.roundtrip import Comparison, Excerpt
-from dualdiff.pages.comparison_page import PAGE_EXCERPTS, Listening
+from dualdiff.pages.comparison_page import PAGE_EXCERPTS, ComparisonPage
 from tests.pages.test_page import CHROMIUM, Elements, requests_of
 
 RATE = 16000
 NAME = "<b>tune & \u97f3"
 
 
-def listened(folder, files: int = 1, **more) -> Listening:
-    listening = Listening(folder, RATE, **more)
+def listened(folder, files: int = 1, **more) -> ComparisonPage:
+    listening = ComparisonPage(folder, RATE, **more)
     waveform = torch.randn(2, RATE, generator=torch.Generator().manual_seed(0)) * 0.1
     for number in range(files):
         excerpt = Excerpt(folder / f"{NAME}{number}.flac", 3.0, waveform)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dualdiff import audio
-from dualdiff.evaluation.memorization import Copies, Match
-from dualdiff.inspection.report_data import Finding, Sheet
+from dualdiff.evaluation.memorization import Match, Memorization
+from dualdiff.inspection.report_data import Report, ReportTable
 from dualdiff.pages.listening_page import Entry, clip_page
 from tests.browser import CHROMIUM, Browser
 from tests.pages.test_page import EVIL, PNG, Elements
@@ -34,7 +34,7 @@ def entry(sounds, game="Sonic", seed=1, model=MODELS[0], suffix=".flac", scaled=
     return Entry(
         name=f"{game}-{seed}-{model[:1]}{suffix}", sha256=f"{game}{seed}{model}"[:64], audio=sounds[suffix],
         suffix=suffix, picture=PNG, seconds=1.0, recipe=recipe, asked={game: 1.0}, shares={game: 0.6, "Other": 0.4},
-        copies=Copies(scaled, 0.5, 0.01, flagged, (match,), 19), details=recipe,
+        copies=Memorization(scaled, 0.5, 0.01, flagged, (match,), 19), details=recipe,
     )  # fmt: skip
 
 
@@ -49,8 +49,8 @@ def collection(sounds):
 
 
 def page(entries, tmp_path):
-    sheets = [Sheet(title="not readable", columns=("file", "why"), rows=[("broken.flac", EVIL)])]
-    finding = Finding(kind="clips", path=tmp_path / "clips", facts={"clips": len(entries)}, notes=[EVIL], sheets=sheets)
+    sheets = [ReportTable(title="not readable", columns=("file", "why"), rows=[("broken.flac", EVIL)])]
+    finding = Report(kind="clips", path=tmp_path / "clips", facts={"clips": len(entries)}, notes=[EVIL], sheets=sheets)
     return clip_page(finding, entries)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dualdiff.core.errors import UsageError
-from dualdiff.inspection.report_data import Bars, Finding, Histogram, Lines, Scatter, Sheet
-from dualdiff.pages.charts import BAR_ROWS, COLOURS, POINTS, Picture, Sound, figure, number, ticks
+from dualdiff.inspection.report_data import Bars, Histogram, Lines, Report, ReportTable, Scatter
+from dualdiff.pages.charts import BAR_ROWS, COLOURS, POINTS, AudioPlayer, SpectrogramImage, figure, number, ticks
 from dualdiff.pages.page import MOST_ROWS, OPEN_ROWS, STYLE, document, page
 from dualdiff.pages.report import write_report
 
@@ -29,23 +29,23 @@ CHARTS = [
     Bars(title=EVIL, unit="min", values={EVIL: 3.0, "other": 1.5}),
     Histogram(title="lengths", unit="s", values=[1.0, 2.0, 2.5, 9.0]),
     Lines(title="loss", series={EVIL: [(1, 1.0), (2, 0.5)], "other": [(2, 0.7), (4, 0.2)]}),
-    Picture(title="picture", png=PNG, words=EVIL),
+    SpectrogramImage(title="picture", png=PNG, words=EVIL),
     Scatter(title="map", words=EVIL, places={EVIL: (1.0, 2.0), "other": (-1.0, 0.5)}),
-    Sound(title="sound", content=b"fLaC", suffix=".flac", words=EVIL),
+    AudioPlayer(title="sound", content=b"fLaC", suffix=".flac", words=EVIL),
 ]
 
 
-def finding(**changes) -> Finding:
+def finding(**changes) -> Report:
     values = {
         "kind": "data set",
         "path": Path("/music") / EVIL.replace("/", "-"),
         "facts": {"hours": 4.25, EVIL: EVIL, "list": [1, 2], "none": None},
         "notes": [EVIL],
-        "sheets": [Sheet(title=EVIL, columns=("game", "tracks"), rows=[(EVIL, 3), ("other", 1200)])],
+        "sheets": [ReportTable(title=EVIL, columns=("game", "tracks"), rows=[(EVIL, 3), ("other", 1200)])],
         "charts": CHARTS,
         "next": f"dualdiff {EVIL}",
     }
-    return Finding(**{**values, **changes})
+    return Report(**{**values, **changes})
 
 
 class Elements(HTMLParser):
@@ -93,12 +93,12 @@ def test_numbers_lists_and_nothing_are_written_for_people():
 
 @pytest.mark.parametrize(("count", "tag"), [(OPEN_ROWS, "section"), (OPEN_ROWS + 1, "details")])
 def test_a_long_table_is_folded(count, tag):
-    sheet = Sheet(title="games", columns=("game", "tracks"), rows=[("a", n) for n in range(count)])
+    sheet = ReportTable(title="games", columns=("game", "tracks"), rows=[("a", n) for n in range(count)])
     assert tag in Elements(page(finding(sheets=[sheet]))).names
 
 
 def test_a_very_long_table_is_cut_and_says_so():
-    sheet = Sheet(title="files", columns=("file",), rows=[(f"{n}.ogg",) for n in range(MOST_ROWS + 5)])
+    sheet = ReportTable(title="files", columns=("file",), rows=[(f"{n}.ogg",) for n in range(MOST_ROWS + 5)])
     text = page(finding(sheets=[sheet]))
     assert f"{MOST_ROWS - 1}.ogg" in text
     assert f"{MOST_ROWS}.ogg" not in text

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dualdiff.core.errors import ConfigError, UsageError
-from dualdiff.inspection.project_context import Around
+from dualdiff.inspection.project_context import ProjectContext
 from dualdiff.project.presets import PRESETS
 from dualdiff.project.settings import Settings, example_toml, open_project, preset, project_toml
 
@@ -23,7 +23,7 @@ def test_a_new_project_reads_back_as_its_preset(name: str, tmp_path: Path) -> No
 def test_a_byte_order_mark_as_editors_on_windows_write_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "dualdiff.toml").write_text("[project]\nseed = 7\n[encode]\nfolder = 'mine'\n", encoding="utf-8-sig")
     assert open_project(tmp_path).settings.project.seed == 7
-    assert Around(tmp_path).setting("encode", "folder", "") == "mine"
+    assert ProjectContext(tmp_path).setting("encode", "folder", "") == "mine"
 
 
 def test_small_is_the_default_and_the_example_lists_it(tmp_path: Path) -> None:

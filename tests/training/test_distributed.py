@@ -20,8 +20,8 @@ from dualdiff.training import run_folder as runs
 from dualdiff.training import session as jobs
 from dualdiff.training.distributed import all_or_none, is_true_for_any, of_the_first
 from dualdiff.training.loop import Loop
-from dualdiff.training.objective import Loss, Place
-from dualdiff.training.resume_check import Unheard
+from dualdiff.training.objective import BatchPosition, Loss
+from dualdiff.training.resume_check import WithoutPreviews
 from dualdiff.training.run_folder import Run
 from dualdiff.training.session import leave, make_accelerator, train
 from dualdiff.training.time_budget import Budget
@@ -52,7 +52,7 @@ def real(folder: Path, accum: int = 1) -> None:
             made.run.open()
         made.accelerator.wait_for_everyone()
         loop = made.loop(made.config)
-        loop.objective = Unheard(loop.objective)
+        loop.objective = WithoutPreviews(loop.objective)
         loop.fit()
 
 
@@ -125,7 +125,7 @@ def so_many_hours(folder: Path) -> dict[str, object]:
 
 
 class StoppedInTheSecond(Slow):
-    def loss(self, batch: Batch, place: Place) -> Loss:
+    def loss(self, batch: Batch, place: BatchPosition) -> Loss:
         if place.step == self.stop_at and place.first:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().loss(batch, place)

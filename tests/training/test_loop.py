@@ -17,7 +17,7 @@ from dualdiff.data.loader import Batch
 from dualdiff.models.layers import MPConv, renormalise
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.loop import Loop
-from dualdiff.training.objective import Loss, Place, Validation
+from dualdiff.training.objective import BatchPosition, Loss, Validation
 from dualdiff.training.run_folder import Run
 from dualdiff.training.session import make_accelerator
 
@@ -41,7 +41,7 @@ class Toy:
         self.poison_at, self.stop_at = poison_at, stop_at
         self.modes: list[bool] = []
 
-    def loss(self, batch: Batch, place: Place) -> Loss:
+    def loss(self, batch: Batch, place: BatchPosition) -> Loss:
         x = batch.tensors["x"]
         noise = place.normal(x.shape, "noise")
         scale = torch.rand((), generator=place.step_stream.torch("scale"))
@@ -140,7 +140,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_rewrites_its_record(tmp_pa
 
 def test_accumulation_splits_a_batch_without_changing_what_it_means(tmp_path: Path) -> None:
     class Plain(Toy):
-        def loss(self, batch: Batch, place: Place) -> Loss:
+        def loss(self, batch: Batch, place: BatchPosition) -> Loss:
             x = batch.tensors["x"]
             return Loss((self.model[3](self.model[0](x)) - x).square().mean(), {})  # type: ignore[index]
 
@@ -166,7 +166,7 @@ def test_a_stop_signal_saves_and_says_how_to_go_on(
 class Steep(Toy):
     """Its loss stays finite at a step, but its gradient does not."""
 
-    def loss(self, batch: Batch, place: Place) -> Loss:
+    def loss(self, batch: Batch, place: BatchPosition) -> Loss:
         loss = super().loss(batch, place)
         if place.step != self.poison_at:
             return loss
@@ -205,7 +205,7 @@ def test_what_is_not_finite_stops_before_the_update_with_state_and_batch_saved(
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_stops_at_once_without_saving(tmp_path: Path, kind: signal.Signals) -> None:
     class Impatient(Toy):
-        def loss(self, batch: Batch, place: Place) -> Loss:
+        def loss(self, batch: Batch, place: BatchPosition) -> Loss:
             if place.step == 6:
                 os.kill(os.getpid(), kind)
                 os.kill(os.getpid(), kind)
@@ -420,7 +420,7 @@ class Regression(Toy):
         super().__init__()
         self.model = Small(gain)
 
-    def loss(self, batch: Batch, place: Place) -> Loss:
+    def loss(self, batch: Batch, place: BatchPosition) -> Loss:
         x = batch.tensors["x"]
         return Loss((self.model(x) - x).square().mean() / ELEMENTS, {})
 

@@ -19,7 +19,7 @@ from dualdiff.models.unet import Skipped
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.loop import Loop
 from dualdiff.training.objective import Objective
-from dualdiff.training.resume_check import Unheard
+from dualdiff.training.resume_check import WithoutPreviews
 from dualdiff.training.run_folder import Run
 from dualdiff.training.session import make_accelerator
 from dualdiff.training.unet import UNetObjective, UNetObjectiveConfig
@@ -72,7 +72,7 @@ def sizes_over_a_training(objective: Objective, blocks: list[nn.Module], folder:
     )
     run = Run(folder, {}, "")
     run.open()
-    Loop(Unheard(objective), Textures(), config, run, make_accelerator(torch.device("cpu")), seed=0).fit()
+    Loop(WithoutPreviews(objective), Textures(), config, run, make_accelerator(torch.device("cpu")), seed=0).fit()
     return [own for own in sizes if own]
 
 

@@ -11,7 +11,7 @@ from dualdiff.data.loader import Batch
 from dualdiff.training import memory, preflight
 from dualdiff.training.config import TrainConfig
 from dualdiff.training.loop import Trial
-from dualdiff.training.objective import Loss, Place
+from dualdiff.training.objective import BatchPosition, Loss
 from dualdiff.training.run_folder import Run
 from dualdiff.training.session import train, with_micro_batch
 from tests.training.test_loop import Numbers, Toy, fit, state_of
@@ -26,7 +26,7 @@ class Hungry(Toy):
         self.model[2] = torch.nn.Identity()  # type: ignore[index]
         self.most, self.at_step = most, at_step
 
-    def loss(self, batch: Batch, place: Place) -> Loss:
+    def loss(self, batch: Batch, place: BatchPosition) -> Loss:
         if len(batch) > self.most and place.step >= self.at_step:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return super().loss(batch, place)

@@ -21,7 +21,7 @@ from dualdiff.models.layers import Attention, MPConv
 from dualdiff.project.settings import open_project
 from dualdiff.tasks.train import prepare
 from dualdiff.training.config import UNetObjectiveConfig, VAEObjectiveConfig
-from dualdiff.training.objective import Loss, Place
+from dualdiff.training.objective import BatchPosition, Loss
 from dualdiff.training.unet import UNetObjective, by_level
 from dualdiff.training.vae import VAEObjective, kl_to_unit
 from tests.conftest import TINY
@@ -50,11 +50,11 @@ def examples(first: int = 0, count: int = BATCH) -> Batch:
     return Batch({"latents": latents[chosen], "labels": labels[chosen]}, [str(i) for i in range(first, first + count)])
 
 
-def at(first: int, step: int = 5, total: int = BATCH) -> Place:
-    return Place(step, first, total, Stream(3).at("step", step))
+def at(first: int, step: int = 5, total: int = BATCH) -> BatchPosition:
+    return BatchPosition(step, first, total, Stream(3).at("step", step))
 
 
-class Listening:
+class ComparisonPage:
     """A stand-in for the denoiser that remembers what it is asked."""
 
     def __init__(self) -> None:
@@ -69,9 +69,9 @@ class Listening:
         return torch.zeros_like(x)
 
 
-def asked(objective: UNetObjective, cuts: int, step: int = 5) -> Listening:
+def asked(objective: UNetObjective, cuts: int, step: int = 5) -> ComparisonPage:
     """What a whole step asks of the denoiser when its batch is cut into so many parts, of whichever processes."""
-    objective._denoise = listening = Listening()  # type: ignore[assignment]
+    objective._denoise = listening = ComparisonPage()  # type: ignore[assignment]
     size = BATCH // cuts
     for part in range(cuts):
         objective.loss(examples(part * size, size), at(part * size, step))

@@ -14,7 +14,7 @@ from dualdiff.models.layers import MPConv
 from dualdiff.project.settings import open_project
 from dualdiff.tasks.train import check_resume, prepare
 from dualdiff.training import resume_check
-from dualdiff.training.resume_check import Unheard
+from dualdiff.training.resume_check import WithoutPreviews
 from dualdiff.training.run_folder import Run
 from dualdiff.training.session import with_micro_batch
 from tests.conftest import TINY
@@ -42,7 +42,7 @@ def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(
         job = prepare(project, network, folder).job
         job.run.open()
         loop = job.loop(with_micro_batch(job))
-        loop.objective = Unheard(loop.objective)
+        loop.objective = WithoutPreviews(loop.objective)
         begins()
         loop.fit()
 

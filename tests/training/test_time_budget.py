@@ -13,10 +13,10 @@ from dualdiff.models.config import UNetConfig
 from dualdiff.models.unet import UNet
 from dualdiff.training.config import TrainConfig, UNetObjectiveConfig
 from dualdiff.training.loop import Loop
-from dualdiff.training.objective import Loss, Place, Validation
-from dualdiff.training.resume_check import Unheard
+from dualdiff.training.objective import BatchPosition, Loss, Validation
+from dualdiff.training.resume_check import WithoutPreviews
 from dualdiff.training.run_folder import Run
-from dualdiff.training.session import Job, make_accelerator, train
+from dualdiff.training.session import TrainingSession, make_accelerator, train
 from dualdiff.training.time_budget import Budget, planned, scaled
 from dualdiff.training.unet import UNetObjective
 from tests.training.test_loop import IDENTITY, Numbers, Toy, settings
@@ -37,7 +37,7 @@ class Slow(Toy):
         super().__init__(stop_at=stop_at)
         self.clock, self.pace, self.preview_s = clock, pace, preview_s
 
-    def loss(self, batch: Batch, place: Place) -> Loss:
+    def loss(self, batch: Batch, place: BatchPosition) -> Loss:
         self.clock.now_s += self.pace(place.step)  # type: ignore[operator]
         return super().loss(batch, place)
 
@@ -146,10 +146,10 @@ def test_the_warm_up_of_the_learned_noise_law_keeps_its_share_too() -> None:
     assert half != whole
 
 
-def job(folder: Path, **changes: object) -> Job:
-    return Job(
+def job(folder: Path, **changes: object) -> TrainingSession:
+    return TrainingSession(
         section="toy.train",
-        objective=Unheard(Toy()),
+        objective=WithoutPreviews(Toy()),
         source=Numbers(),
         config=settings(**changes),
         run=Run(folder, IDENTITY, ""),

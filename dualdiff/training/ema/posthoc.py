@@ -10,7 +10,7 @@ from dualdiff.core.tensors import load_into, tensors_of
 from dualdiff.model_store.components import AVERAGED
 from dualdiff.model_store.model import Model, ready
 from dualdiff.models.unet import UNet
-from dualdiff.training.ema.snapshots import Rebuilt, rebuild
+from dualdiff.training.ema.snapshots import RebuiltAverage, rebuild
 
 
 def run_of(model: Model, root: Path) -> Path:
@@ -41,7 +41,7 @@ def run_of(model: Model, root: Path) -> Path:
     return found
 
 
-def with_average(model: Model, run: Path, width: float, step: int | None = None) -> tuple[Model, Rebuilt]:
+def with_average(model: Model, run: Path, width: float, step: int | None = None) -> tuple[Model, RebuiltAverage]:
     """The model with its UNet's weights replaced, in place, by an average of any width; and how that was made.
 
     Raises:

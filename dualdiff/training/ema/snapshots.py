@@ -62,7 +62,7 @@ def rewind(folder: Path, step: int) -> None:
 
 
 @dataclass(frozen=True)
-class Rebuilt:
+class RebuiltAverage:
     """How an average is put together: the share of each stored average, and how far its profile is from the wanted."""
 
     width: float
@@ -73,7 +73,7 @@ class Rebuilt:
     """The expected error over the size of the weights, were these a random walk."""
 
 
-def plan(folder: Path, width: float, step: int | None = None) -> Rebuilt:
+def plan(folder: Path, width: float, step: int | None = None) -> RebuiltAverage:
     """How the average of a width (at a step: the newest there is) is rebuilt from what a run has stored.
 
     Raises:
@@ -96,10 +96,12 @@ def plan(folder: Path, width: float, step: int | None = None) -> Rebuilt:
         )
     used = [(at, of) for at, of in stored if at <= target] or stored
     shares = post_hoc(used, target, width)
-    return Rebuilt(width, target, dict(zip(used, shares, strict=True)), profile_error(used, shares, target, width))
+    return RebuiltAverage(
+        width, target, dict(zip(used, shares, strict=True)), profile_error(used, shares, target, width)
+    )
 
 
-def rebuild(folder: Path, width: float, step: int | None = None) -> tuple[Rebuilt, dict[str, Tensor]]:
+def rebuild(folder: Path, width: float, step: int | None = None) -> tuple[RebuiltAverage, dict[str, Tensor]]:
     """The averaged weights of any width, by name; see `plan`.
 
     Raises:
